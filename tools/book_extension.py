@@ -28,6 +28,11 @@ def choose_cache(app: Sphinx, config: Config) -> None:
     config.nb_execution_cache_path = str(ROOT / "_build" / ".jupyter_cache" / execution_key())
 
 
+def skip_bare_fields(app: Sphinx, what: str, name: str, member, skip: bool, options) -> bool | None:
+    """Leave out fields of a NamedTuple that have no docstring of their own ("Alias for field number 0")."""
+    return True if (getattr(member, "__doc__", "") or "").startswith("Alias for field number") else None
+
+
 def add_mathjax(app: Sphinx, error: Exception | None) -> None:
     """Copy MathJax (one script and its fonts) out of the package sphinx-mathjax-offline."""
     if error or app.builder.format != "html":
@@ -39,20 +44,23 @@ def add_mathjax(app: Sphinx, error: Exception | None) -> None:
     shutil.copy(source / "tex-chtml.js", target)
 
 
-def drop_live_widgets(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
-    """Leave out live widgets, view and state: without a kernel and a script from a CDN they show nothing."""
+def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Leave out what no page needs, and set right what the tools below get wrong."""
 
-    def is_state(script) -> bool:
+    def is_widget_state(script) -> bool:
         return "jupyter.widget" in getattr(script, "attributes", {}).get("type", "")
 
-    context["script_files"] = [script for script in context["script_files"] if not is_state(script)]
-    if "body" in context:
-        view = r'<script type="application/vnd\.jupyter\.widget-view\+json">.*?</script>'
-        context["body"] = re.sub(view, "", context["body"], flags=re.DOTALL)
+    # Live widgets: without a kernel and a script from a CDN they show nothing.
+    context["script_files"] = [script for script in context["script_files"] if not is_widget_state(script)]
+    body = context.get("body", "")
+    body = re.sub(r'<script type="application/vnd\.jupyter\.widget-view.*?</script>', "", body, flags=re.DOTALL)
+    # Docutils gives the entries of its list of citations a role that is deprecated, and is no list item.
+    context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
 
 
 def setup(app: Sphinx) -> dict:
     app.connect("config-inited", choose_cache)
-    app.connect("html-page-context", drop_live_widgets, priority=900)
+    app.connect("autodoc-skip-member", skip_bare_fields)
+    app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", add_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -58,7 +58,7 @@ def install(venv, torch_index, replace_torch):
 
 
 def main():
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036
         sys.exit(
             f"This book needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}.\n"
             "Name a newer one, such as: make book PYTHON=python3.12"
