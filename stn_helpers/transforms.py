@@ -99,8 +99,8 @@ def matrix_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
     if matrix.dim() != 3 or matrix.shape[1:] != (3, 3):
         raise ValueError(f"matrix: wanted shape B×3×3, got {tuple(matrix.shape)}")
     points = target_points(size, dtype=matrix.dtype, device=matrix.device)
-    source = points.view(1, -1, 3) @ matrix[:, :2].transpose(1, 2)
-    return source.view(-1, *size, 2)
+    source = matrix[:, :2] @ points.view(-1, 3).T  # B×2×3 times 3×HW: one product for the whole batch
+    return source.transpose(1, 2).view(-1, *size, 2)
 
 
 class _MatrixFamily:
