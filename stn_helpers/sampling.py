@@ -41,7 +41,7 @@ def sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "
 def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tensor:
     """The bilinear sampler from scratch, with its own derivatives; equal to `sample` up to rounding.
 
-    V = Σₙ Σₘ U[n, m] max(0, 1 − |x − m|) max(0, 1 − |y − n|), x and y in pixels (equation 5). Of all H·W terms only
+    ``V = Σₙ Σₘ U[n, m] max(0, 1 − |x − m|) max(0, 1 − |y − n|)``, x and y in pixels (equation 5). Of all H·W terms only
     the four neighbours of (x, y) are not zero. Where x falls exactly on a pixel centre the sum has a kink; there we take,
     as torch does, the derivative to the right: U[m + 1] − U[m].
 
