@@ -105,10 +105,10 @@ def matrix_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
         B×H×W×2 sampling grid, (x, y) in [-1, 1], ``align_corners=False``.
 
     Raises:
-        ValueError: ``matrix`` is not B×3×3, or a side of ``size`` is below 1.
+        ValueError: ``matrix`` is not B×3×3, floating and finite, or a side of ``size`` is below 1.
     """
     check_batch("matrix", matrix, 3, 3)
-    return _through(matrix[:, :2], size)
+    return _as_grid(_through(matrix[:, :2], size), size)
 
 
 def projective_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
@@ -133,17 +133,20 @@ def projective_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
         ValueError: ``matrix`` is not B×3×3, floating and finite, or a side of ``size`` is below 1.
     """
     check_batch("matrix", matrix, 3, 3)
-    homogeneous = _through(matrix, size)
-    denominator = homogeneous[..., 2:]
-    quotient = homogeneous[..., :2] / denominator.clamp(min=HORIZON)  # the clamp keeps value and slope finite
-    return quotient.masked_fill(denominator <= HORIZON, 1 / HORIZON)
+    numerators, denominator = _through(matrix[:, :2], size), _through(matrix[:, 2:], size)
+    quotient = numerators / denominator.clamp(min=HORIZON)  # the clamp keeps value and slope finite
+    return _as_grid(quotient.masked_fill(denominator <= HORIZON, 1 / HORIZON), size)
 
 
 def _through(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """B×R×3 rows of a matrix times every target point: B×H×W×R."""
+    """B×R×3 rows of a matrix times every target point, one product for the whole batch: B×R×(H·W)."""
     points = target_points(size, dtype=rows.dtype, device=rows.device)
-    # One product for the whole batch: 3 numbers a row into H·W points. The last axis is moved, not copied.
-    return (rows @ points.view(-1, 3).T).transpose(1, 2).unflatten(1, size)
+    return rows @ points.view(-1, 3).T
+
+
+def _as_grid(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """B×2×(H·W), all x before all y, as a B×H×W×2 grid: the axis is moved, nothing is copied."""
+    return planes.transpose(1, 2).unflatten(1, size)
 
 
 class _MatrixFamily:
@@ -355,7 +358,7 @@ class ThinPlateSpline:
         check_batch("theta", theta, self.num_params)
         basis = self.basis(size, dtype=theta.dtype, device=theta.device)
         coordinates = theta.unflatten(1, (-1, 2)).transpose(1, 2)  # B×2×K
-        return (coordinates @ basis.T).transpose(1, 2).unflatten(1, size)
+        return _as_grid(coordinates @ basis.T, size)
 
 
 @lru_cache(maxsize=32)
