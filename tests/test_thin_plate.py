@@ -2,7 +2,6 @@
 
 import copy
 import math
-import pickle
 
 import pytest
 import torch
@@ -155,12 +154,10 @@ def test_the_basis_is_solved_once_and_follows_its_key():
     torch.testing.assert_close(first.sum(1), torch.ones(42), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copy",
-"pickle"])
-def test_a_copy_is_the_same_spline(twin):
+def test_a_copy_is_the_same_spline():
     spline = ThinPlateSpline(3, 0.5)
     theta = bent(spline, 1, 0)
-    assert torch.equal(twin(spline).grid(theta, (4, 4)), spline.grid(theta, (4, 4)))
+    assert torch.equal(copy.deepcopy(spline).grid(theta, (4, 4)), spline.grid(theta, (4, 4)))
 
 
 def test_bad_control_points_are_named():
