@@ -264,7 +264,7 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     """
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     usable = [name for name, available in here.items() if available]
-    if device is not None and str(device).partition(":")[0] not in usable:
+    if device is not None and str(device) not in usable:
         raise ValueError(f"device {str(device)!r} is not to be had here; usable: {', '.join(usable)}")
     return torch.device(device or usable[0])
 
