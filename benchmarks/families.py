@@ -1,12 +1,14 @@
 """What a warp costs: every family against torch's own affine warp, the thin plate spline against kornia's.
 
-A warp here is θ → grid → sampled image, forward, and backward as far as θ. The sides of a comparison take turns within
-one run, round after round, and the fastest round of each counts: what else runs on the machine only ever adds time.
+A warp here is θ → grid → sampled image, forward, and backward as far as θ. The sides of a comparison take turns
+within one run, round after round, and the fastest round of each counts: what else runs on the machine only ever
+adds time.
 
     python benchmarks/families.py            # prints
     python benchmarks/families.py --save     # and writes results/benchmark_families.json
 
-Ends with status 1 if the spline is less than 10 times as fast as kornia's, or takes more than 2.5 times torch's affine warp.
+Ends with status 1 if the spline is less than 10 times as fast as kornia's, or takes more than 2.5 times torch's
+affine warp.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ def against_kornia(rounds: int) -> dict:
     figures = {}
     for size in (28, 128):
         image, spline = digits(64, size), ThinPlateSpline()
-        sides = {"ours": ours(spline, image), "kornia": kornia_spline(spline, image), "floor": torch_affine(image)}
-        ms = fastest(sides, rounds)
+        kornia, floor = kornia_spline(spline, image), torch_affine(image)
+        ms = fastest({"ours": ours(spline, image), "kornia": kornia, "floor": floor}, rounds)
         faster, floors = ms["kornia"] / ms["ours"], ms["ours"] / ms["floor"]
         print(
             f"  {size}×{size}: {ms['ours']:.2f} ms, kornia {ms['kornia']:.1f} ms, floor {ms['floor']:.2f} ms: "

@@ -53,7 +53,7 @@ def sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "
 def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tensor:
     """The bilinear sampler from scratch, with its own derivatives; equal to `sample` up to rounding.
 
-    V = Σₙ Σₘ U[n, m] max(0, 1 − |x − m|) max(0, 1 − |y − n|), x and y in pixels (equation 5). Of all H·W terms only
+    ``V = Σₙ Σₘ U[n, m] max(0, 1 − |x − m|) max(0, 1 − |y − n|)``, x and y in pixels (equation 5). Of all H·W terms only
     the four neighbours of (x, y) are not zero. Where x falls exactly on a pixel centre the sum has a kink; there we take,
     as torch does, the derivative to the right: U[m + 1] − U[m].
 
@@ -73,7 +73,7 @@ def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tens
 
 
 def kernel_sample(image: Tensor, grid: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-    """The paper's sampler, every pixel against every output (equation 3): V = Σₙ Σₘ U[n, m] k(x − m) k(y − n).
+    """The paper's sampler, every pixel against every output (eq. 3): ``V = Σₙ Σₘ U[n, m] k(x − m) k(y − n)``.
 
     For teaching and checking: it costs H·W terms an output pixel where four would do. Outside the image there
     is nothing to sum, which is padding with zeros. Gradients are autograd's, through the kernel.
@@ -113,7 +113,7 @@ def integer_kernel(distance: Tensor) -> Tensor:
 
 
 def bilinear_kernel(distance: Tensor) -> Tensor:
-    """A tent over two pixels: max(0, 1 − |x − m|) (equation 5).
+    """A tent over two pixels: ``max(0, 1 − |x − m|)`` (equation 5).
 
     Args:
         distance: x − m in pixels, any shape, floating.

@@ -23,8 +23,8 @@ def thin_plate_kernel(squared_distance: Tensor) -> Tensor:
 def thin_plate_basis(control: Tensor, points: Tensor, regularization: float = 0.0) -> Tensor:
     """The matrix that takes values at control points to the thin plate spline's values elsewhere.
 
-    The spline f(p) = Σₖ wₖ U(|p − cₖ|) + a₀ + a₁x + a₂y through the values v solves (Bookstein 1989; the λ is
-    Wahba 1990)::
+    The spline ``f(p) = Σₖ wₖ U(|p − cₖ|) + a₀ + a₁x + a₂y`` through the values v solves (Bookstein 1989; the λ
+    is Wahba 1990)::
 
         | U + λI  P | |w|   |v|
         | Pᵀ      0 | |a| = |0|        P: a row (1, x, y) for each control point
