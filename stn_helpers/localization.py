@@ -6,11 +6,11 @@ Any ``nn.Module`` from B×C×H×W to B×num_params will do. What matters is how 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from stn_helpers.transforms import Transform
+from stn_helpers.transforms import Transform, pixel_centers
 
-__all__ = ["theta_head", "tutorial_localization"]
+__all__ = ["SoftArgmax", "theta_head", "tutorial_localization"]
 
 
 def theta_head(in_features: int, transform: Transform) -> nn.Linear:
@@ -31,6 +31,29 @@ def theta_head(in_features: int, transform: Transform) -> nn.Linear:
     with torch.no_grad():
         head.bias.copy_(transform.identity())
     return head
+
+
+class SoftArgmax(nn.Module):
+    """Where each map peaks, as a point that can be differentiated: the spatial soft-argmax (Levine et al. 2016).
+
+    A softmax over all pixels makes every map a distribution; its mean position is the answer. A sharp peak is found
+    to a fraction of a pixel; a flat map says the centre, (0, 0), which is the identity of a translation. Scaling the
+    maps up sharpens the answer.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """B×K×H×W maps, floating → B×K×2 points, (x, y) in [-1, 1], ``align_corners=False``.
+
+        Raises:
+            ValueError: ``maps`` is not a non-empty B×K×H×W floating tensor.
+        """
+        if maps.dim() != 4 or maps.numel() == 0 or not maps.is_floating_point():
+            raise ValueError(f"maps: wanted non-empty floating B×K×H×W, got {maps.dtype}, {tuple(maps.shape)}")
+        height, width = maps.shape[-2:]
+        share = maps.flatten(2).softmax(2).view_as(maps)
+        x = share.sum(2) @ pixel_centers(width, dtype=maps.dtype, device=maps.device)
+        y = share.sum(3) @ pixel_centers(height, dtype=maps.dtype, device=maps.device)
+        return torch.stack([x, y], dim=2)
 
 
 def tutorial_localization(transform: Transform) -> nn.Sequential:

@@ -2,19 +2,29 @@
 
 `sample` runs torch's own kernel and is what nets use. `bilinear_sample` is the same thing written out, with the
 derivatives of the paper (Jaderberg et al. 2015, equations 5 to 7): it is what the chapters explain, and the two agree to
-rounding. The same grid serves every channel.
+rounding. `kernel_sample` is the sum over all pixels as the paper prints it, for any kernel. The same grid serves every
+channel.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bilinear_sample", "sample"]
+__all__ = [
+    "bicubic_kernel",
+    "bilinear_kernel",
+    "bilinear_sample",
+    "integer_kernel",
+    "kernel_sample",
+    "sample",
+]
 
-PADDINGS = ("zeros", "border")
-MODES = ("bilinear", "nearest")
+PADDINGS = ("zeros", "border", "reflection")
+MODES = ("bilinear", "nearest", "bicubic")
 
 
 def sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "zeros") -> Tensor:
@@ -23,8 +33,10 @@ def sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "
     Args:
         image: B×C×H×W, floating.
         grid: B×H'×W'×2, same dtype; (x, y) in [-1, 1], ``align_corners=False``. H'×W' is the size of the output.
-        mode: "bilinear", or "nearest" (the paper's integer kernel; no gradient reaches the grid).
-        padding: what lies outside the image: "zeros" (black) or "border" (the nearest edge pixel).
+        mode: "bilinear", "nearest" (the paper's integer kernel; no gradient reaches the grid) or "bicubic" (16
+            neighbours, smoother; may leave the range of the pixels).
+        padding: what lies outside the image: "zeros" (black), "border" (the nearest edge pixel) or "reflection" (the
+            image mirrored at its outer edges, again and again).
 
     Returns:
         B×C×H'×W'.
@@ -48,7 +60,7 @@ def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tens
     Args:
         image: B×C×H×W, floating.
         grid: B×H'×W'×2, same dtype; (x, y) in [-1, 1], ``align_corners=False``.
-        padding: "zeros" or "border".
+        padding: "zeros", "border" or "reflection".
 
     Returns:
         B×C×H'×W'. Gradients flow to ``image`` (equation 6) and to ``grid`` (equation 7).
@@ -58,6 +70,72 @@ def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tens
     """
     _check(image, grid, padding)
     return _BilinearSampler.apply(image, grid, padding)
+
+
+def kernel_sample(image: Tensor, grid: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
+    """The paper's sampler, every pixel against every output: V = Σₙ Σₘ U[n, m] k(x − m) k(y − n) (equation 3).
+
+    For teaching and checking: it costs H·W terms an output pixel where four would do. Outside the image there is nothing
+    to sum, which is padding with zeros. Gradients are autograd's, through the kernel.
+
+    Args:
+        image: B×C×H×W, floating.
+        grid: B×H'×W'×2, same dtype; (x, y) in [-1, 1], ``align_corners=False``.
+        kernel: from distances in pixels, any shape, to weights: `integer_kernel`, `bilinear_kernel`, `bicubic_kernel`.
+
+    Returns:
+        B×C×H'×W'.
+
+    Raises:
+        ValueError: a shape or dtype that does not fit.
+    """
+    _check(image, grid, "zeros")
+    height, width = image.shape[-2:]
+    x, _ = _to_pixels(grid[..., 0], width, "zeros")
+    y, _ = _to_pixels(grid[..., 1], height, "zeros")
+    columns = torch.arange(width, dtype=grid.dtype, device=grid.device)
+    rows = torch.arange(height, dtype=grid.dtype, device=grid.device)
+    across, down = kernel(x[..., None] - columns), kernel(y[..., None] - rows)  # B×H'×W'×W and B×H'×W'×H
+    return torch.einsum("bcnm,bijm,bijn->bcij", image, across, down)
+
+
+def integer_kernel(distance: Tensor) -> Tensor:
+    """1 for the nearest pixel, 0 for the others: δ(⌊x + 0.5⌋ − m) (equation 4). Halfway, the pixel to the right wins.
+
+    Args:
+        distance: x − m in pixels, any shape, floating.
+
+    Returns:
+        Weights, the same shape. The derivative is 0 wherever there is one.
+    """
+    return ((distance >= -0.5) & (distance < 0.5)).to(distance.dtype)
+
+
+def bilinear_kernel(distance: Tensor) -> Tensor:
+    """A tent over two pixels: max(0, 1 − |x − m|) (equation 5).
+
+    Args:
+        distance: x − m in pixels, any shape, floating.
+
+    Returns:
+        Weights, the same shape. At the kinks (-1, 0, 1) autograd takes one of the sub-gradients.
+    """
+    return (1 - distance.abs()).clamp(min=0)
+
+
+def bicubic_kernel(distance: Tensor) -> Tensor:
+    """Cubic pieces over four pixels, smooth where they meet (Keys 1981), with his a = -0.75 as in torch.
+
+    Args:
+        distance: x − m in pixels, any shape, floating.
+
+    Returns:
+        Weights, the same shape; some are below 0.
+    """
+    a, d = -0.75, distance.abs()
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return torch.where(d <= 1, near, torch.where(d < 2, far, 0.0))
 
 
 class _BilinearSampler(torch.autograd.Function):
@@ -114,7 +192,13 @@ def _to_pixels(coordinate: Tensor, n: int, padding: str) -> tuple[Tensor, Tensor
     """[-1, 1] → pixel units, in which pixel i has its centre at i; and the derivative of that map."""
     pixel = ((coordinate + 1) * n - 1) / 2
     slope = torch.full_like(pixel, n / 2)
-    if padding == "border":  # past the outermost centres nothing changes any more
+    if padding == "reflection":  # mirrored at the outer edges, half a pixel past the outermost centres
+        from_edge = pixel + 0.5
+        turns = (from_edge.abs() / n).floor() % 2 == 1  # an odd number of image widths away: runs backwards
+        inside = from_edge.abs().fmod(n)
+        pixel = torch.where(turns, n - inside, inside) - 0.5
+        slope = slope * torch.where(turns ^ (from_edge < 0), -1.0, 1.0)
+    if padding != "zeros":  # past the outermost centres nothing changes any more
         slope = slope * ((pixel > 0) & (pixel < n - 1))
         pixel = pixel.clamp(0, n - 1)
     return pixel, slope

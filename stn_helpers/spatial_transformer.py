@@ -33,7 +33,7 @@ class SpatialTransformer(nn.Module):
         localization: a module from B×C×H×W to B×num_params; end it with `theta_head`.
         transform: the family that turns θ into a sampling grid, such as ``Affine()``.
         out_size: (H', W') of the output in pixels; None keeps the size of the input.
-        padding: what lies outside the image: "zeros" (black) or "border" (the nearest edge pixel).
+        padding: what lies outside the image: "zeros" (black), "border" (the nearest edge pixel) or "reflection".
 
     Raises:
         ValueError: ``padding`` or ``out_size`` is not one of those.

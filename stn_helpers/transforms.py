@@ -8,19 +8,30 @@ A transform maps *target* (output) points to *source* (input) points: θ answers
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from stn_helpers.thin_plate import check_control, thin_plate_basis
+
 __all__ = [
+    "HORIZON",
     "Affine",
     "Attention",
+    "Projective",
+    "Similarity",
+    "ThinPlateSpline",
     "Transform",
     "matrix_grid",
     "pixel_centers",
+    "projective_grid",
     "target_points",
 ]
+
+HORIZON = 1e-3
+"""Target points whose denominator is not above this lie at or behind the horizon of a projective transform."""
 
 
 class Transform(Protocol):
@@ -96,11 +107,41 @@ def matrix_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: ``matrix`` is not B×3×3, or a side of ``size`` is below 1.
     """
-    if matrix.dim() != 3 or matrix.shape[1:] != (3, 3):
-        raise ValueError(f"matrix: wanted shape B×3×3, got {tuple(matrix.shape)}")
-    points = target_points(size, dtype=matrix.dtype, device=matrix.device)
-    source = points.view(1, -1, 3) @ matrix[:, :2].transpose(1, 2)
-    return source.view(-1, *size, 2)
+    check_batch("matrix", matrix, 3, 3)
+    return _through(matrix[:, :2], size)
+
+
+def projective_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Send every target point through a homography: (X, Y, w) = H (x_t, y_t, 1), then (x_s, y_s) = (X/w, Y/w).
+
+    Where w nears 0 the point nears the *horizon*, and what lies behind it (w < 0) would be seen upside down through
+    the back of the camera. So a point whose w is not above `HORIZON` reads outside the image: both coordinates become
+    1/`HORIZON` = 1000, and no gradient reaches θ from there. Every other point, and so all near the identity, is the plain
+    quotient. The sign of the matrix decides which side is the front; `Projective` fixes it by its last entry, 1,
+    which is w at the centre of the output.
+
+    Args:
+        matrix: B×3×3, floating; maps target to source, coordinates (x, y) in [-1, 1].
+        size: (H, W) of the output, in pixels.
+
+    Returns:
+        B×H×W×2 sampling grid, (x, y) in [-1, 1], ``align_corners=False``; finite everywhere.
+
+    Raises:
+        ValueError: ``matrix`` is not B×3×3, floating and finite, or a side of ``size`` is below 1.
+    """
+    check_batch("matrix", matrix, 3, 3)
+    homogeneous = _through(matrix, size)
+    denominator = homogeneous[..., 2:]
+    quotient = homogeneous[..., :2] / denominator.clamp(min=HORIZON)  # the clamp keeps value and slope finite
+    return quotient.masked_fill(denominator <= HORIZON, 1 / HORIZON)
+
+
+def _through(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """B×R×3 rows of a matrix times every target point: B×H×W×R."""
+    points = target_points(size, dtype=rows.dtype, device=rows.device)
+    # One product for the whole batch: 3 numbers a row into H·W points. The last axis is moved, not copied.
+    return (rows @ points.view(-1, 3).T).transpose(1, 2).unflatten(1, size)
 
 
 class _MatrixFamily:
@@ -145,7 +186,7 @@ class Affine(_MatrixFamily):
         Raises:
             ValueError: θ has another shape, is not floating or not finite.
         """
-        _check_theta(theta, self.num_params)
+        check_batch("theta", theta, self.num_params)
         last_row = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
         return torch.cat([theta.view(-1, 2, 3), last_row], dim=1)
 
@@ -169,17 +210,183 @@ class Attention(_MatrixFamily):
         Raises:
             ValueError: θ has another shape, is not floating or not finite.
         """
-        _check_theta(theta, self.num_params)
+        check_batch("theta", theta, self.num_params)
         scale, tx, ty = theta.unbind(1)
         zero, one = torch.zeros_like(scale), torch.ones_like(scale)
         rows = [scale, zero, tx, zero, scale, ty, zero, zero, one]
         return torch.stack(rows, dim=1).view(-1, 3, 3)
 
 
-def _check_theta(theta: Tensor, num_params: int) -> None:
-    if theta.dim() != 2 or theta.shape[1] != num_params:
-        raise ValueError(f"theta: wanted shape B×{num_params}, got {tuple(theta.shape)}")
-    if not theta.is_floating_point():
-        raise ValueError(f"theta: wanted a floating dtype, got {theta.dtype}")
-    if not bool(theta.isfinite().all()):
-        raise ValueError("theta: holds NaN or infinity; the localization network has diverged, lower its learning rate")
+class Similarity(_MatrixFamily):
+    """Four numbers: rotation, one scale, translation. Squares stay squares.
+
+    θ = (a, b, t_x, t_y) stands for the matrix [[a, −b, t_x], [b, a, t_y]]: a = s·cos φ, b = s·sin φ for the scale s and
+    the angle φ. On an image that is not square the two axes of [-1, 1] have different lengths, and a rotation in them
+    shears the picture: there take `stn_helpers.matrices.affine_theta` with its ``aspect``.
+    """
+
+    num_params = 4
+
+    def identity(self) -> Tensor:
+        """(1, 0, 0, 0), float32."""
+        return torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        """B×4 → B×3×3.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite.
+        """
+        check_batch("theta", theta, self.num_params)
+        a, b, tx, ty = theta.unbind(1)
+        zero, one = torch.zeros_like(a), torch.ones_like(a)
+        rows = [a, -b, tx, b, a, ty, zero, zero, one]
+        return torch.stack(rows, dim=1).view(-1, 3, 3)
+
+
+class Projective(_MatrixFamily):
+    """Eight numbers: a homography, as a camera sees a flat picture (the paper's "plane projective transformation").
+
+    θ holds the 3×3 matrix row by row without its last entry, which is 1. For the horizon see `projective_grid`; for
+    θ from four corners see `stn_helpers.matrices.corners_to_theta`.
+    """
+
+    num_params = 8
+
+    def identity(self) -> Tensor:
+        """(1, 0, 0, 0, 1, 0, 0, 0), float32."""
+        return torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        """B×8 → B×3×3 with last entry 1.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite.
+        """
+        check_batch("theta", theta, self.num_params)
+        return torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).view(-1, 3, 3)
+
+    def grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        """The sampling grid of θ; points at or behind the horizon read outside the image (`projective_grid`).
+
+        Args:
+            theta: B×8, floating.
+            size: (H, W) of the output, in pixels; the input may have any size.
+
+        Returns:
+            B×H×W×2: where each output pixel looks in the input, (x, y) in [-1, 1], ``align_corners=False``.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
+        """
+        return projective_grid(self.matrix(theta), size)
+
+
+class ThinPlateSpline:
+    """2K numbers: the smoothest map that takes K fixed points of the output to wherever θ says.
+
+    θ = (x₁, y₁, x₂, y₂, …): for each control point of the output, where it looks in the input. The spline between them
+    bends least (Bookstein 1989). As the control points of the *output* never move, its linear system is the same for every
+    image; solved once for an output size, it leaves one matrix, and the grid is that matrix times θ.
+
+    Args:
+        points: control points a side of a regular grid from -1 to 1, row by row, so K = points²; or the K×2
+            control points themselves, (x, y) in [-1, 1].
+        regularization: λ ≥ 0. At 0 the spline passes through θ exactly; the larger λ, the closer it comes to the
+            best affine map. The identity stays the identity whatever λ is.
+
+    Attributes:
+        control: the K×2 control points, (x, y), float64.
+
+    Raises:
+        ValueError: fewer than 2 points a side, control points that coincide or all lie on one line, or a λ below 0.
+    """
+
+    def __init__(self, points: int | Tensor = 4, regularization: float = 0.0) -> None:
+        if not 0 <= regularization < float("inf"):
+            raise ValueError(f"regularization: wanted a finite number from 0 up, got {regularization}")
+        self.control = _control_points(points)
+        self.regularization = float(regularization)
+        self.num_params = self.control.numel()
+        self._key = tuple(self.control.flatten().tolist())
+
+    def identity(self) -> Tensor:
+        """The control points themselves, float32, shape (2K,)."""
+        return self.control.flatten().float()
+
+    def basis(
+        self, size: tuple[int, int], *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+    ) -> Tensor:
+        """The fixed matrix that takes control points to the grid: (H·W)×K, one row a pixel, rows summing to 1.
+
+        Solved in float64, then cast; kept for the sizes used last, so a training loop solves once.
+
+        Args:
+            size: (H, W) of the output, in pixels.
+            dtype: of the result, floating.
+            device: of the result.
+
+        Returns:
+            (H·W)×K. Shared between calls: do not write into it.
+
+        Raises:
+            ValueError: a side of ``size`` is below 1.
+        """
+        return _pixel_basis(self._key, self.regularization, tuple(size), dtype, torch.device(device or "cpu"))
+
+    def grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
+        """The sampling grid of θ: one matrix product.
+
+        Args:
+            theta: B×2K, floating; (x, y) of each control point in the input.
+            size: (H, W) of the output, in pixels; the input may have any size.
+
+        Returns:
+            B×H×W×2: where each output pixel looks in the input, (x, y) in [-1, 1], ``align_corners=False``.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
+        """
+        check_batch("theta", theta, self.num_params)
+        basis = self.basis(size, dtype=theta.dtype, device=theta.device)
+        coordinates = theta.unflatten(1, (-1, 2)).transpose(1, 2)  # B×2×K
+        return (coordinates @ basis.T).transpose(1, 2).unflatten(1, size)
+
+
+@lru_cache(maxsize=32)
+def _pixel_basis(
+    control: tuple[float, ...],
+    regularization: float,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    # Whoever asks first may stand under inference_mode; the cached matrix must serve training as well.
+    with torch.inference_mode(False), torch.no_grad():
+        points = target_points(size, dtype=torch.float64, device=torch.device("cpu"))[..., :2].reshape(-1, 2)
+        fixed = torch.tensor(control, dtype=torch.float64, device="cpu").view(-1, 2)
+        return thin_plate_basis(fixed, points, regularization).contiguous().to(device, dtype)
+
+
+def _control_points(points: int | Tensor) -> Tensor:
+    if isinstance(points, Tensor):
+        control = points.detach().to("cpu", torch.float64, copy=True)
+    elif points < 2:
+        raise ValueError(f"points: wanted at least 2 control points a side, got {points}")
+    else:
+        line = torch.linspace(-1, 1, points, dtype=torch.float64, device="cpu")
+        control = torch.cartesian_prod(line, line).flip(1)  # x runs fastest
+    check_control(control, "points")
+    return control
+
+
+def check_batch(name: str, value: Tensor, *shape: int) -> None:
+    """Raise a ValueError that names the argument unless ``value`` is B×shape, floating and finite."""
+    if value.dim() != 1 + len(shape) or value.shape[1:] != shape:
+        raise ValueError(f"{name}: wanted shape B×{'×'.join(map(str, shape))}, got {tuple(value.shape)}")
+    if not value.is_floating_point():
+        raise ValueError(f"{name}: wanted a floating dtype, got {value.dtype}")
+    if not bool(value.isfinite().all()):
+        raise ValueError(
+            f"{name}: holds NaN or infinity; where a localization network said so it has diverged, lower its learning rate"
+        )

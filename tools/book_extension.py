@@ -1,0 +1,66 @@
+"""The book's own Sphinx extension: a cache that knows the package, pages that ask no other host."""
+
+import hashlib
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+from digits_ready import digits
+from sphinx.application import Sphinx
+from sphinx.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def execution_key() -> str:
+    """Names the cache's folder: the cache compares cells, this what they use (package, results, digits)."""
+    total = hashlib.sha256(digits().encode())
+    for folder in ("stn_helpers", "results"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                total.update(f"\0{path.relative_to(ROOT).as_posix()}\0".encode())
+                total.update(path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def choose_cache(app: Sphinx, config: Config) -> None:
+    config.nb_execution_cache_path = str(ROOT / "_build" / ".jupyter_cache" / execution_key())
+
+
+def skip_bare_fields(app: Sphinx, what: str, name: str, member, skip: bool, options) -> bool | None:
+    """Leave out fields of a NamedTuple that have no docstring of their own ("Alias for field number 0")."""
+    return True if (getattr(member, "__doc__", "") or "").startswith("Alias for field number") else None
+
+
+def add_mathjax(app: Sphinx, error: Exception | None) -> None:
+    """Copy MathJax (one script and its fonts) out of the package sphinx-mathjax-offline."""
+    if error or app.builder.format != "html":
+        return
+    package = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent
+    source, target = package / "static" / "mathjax", Path(app.outdir, "_static", "mathjax")
+    fonts = Path("output", "chtml", "fonts", "woff-v2")
+    shutil.copytree(source / fonts, target / fonts, dirs_exist_ok=True)
+    shutil.copy(source / "tex-chtml.js", target)
+
+
+def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
+    """Leave out what no page needs, and set right what the tools below get wrong."""
+
+    def is_widget_state(script) -> bool:
+        return "jupyter.widget" in getattr(script, "attributes", {}).get("type", "")
+
+    # Live widgets: without a kernel and a script from a CDN they show nothing.
+    context["script_files"] = [script for script in context["script_files"] if not is_widget_state(script)]
+    body = context.get("body", "")
+    body = re.sub(r'<script type="application/vnd\.jupyter\.widget-view.*?</script>', "", body, flags=re.DOTALL)
+    # Docutils gives the entries of its list of citations a role that is deprecated, and is no list item.
+    context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
+
+
+def setup(app: Sphinx) -> dict:
+    app.connect("config-inited", choose_cache)
+    app.connect("autodoc-skip-member", skip_bare_fields)
+    app.connect("html-page-context", mend_page, priority=900)
+    app.connect("build-finished", add_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
