@@ -1,29 +1,25 @@
-// The θ explorer of the book "Where to Look": one ES module, no framework, no build step, two hosts.
-// In a notebook anywidget calls `render` with a model that lives in the kernel; in the built page `mountAll` calls it
-// with a StaticModel. Formulas and names are those of the Python package. Coordinates are (x, y), x right, y down, in
-// [-1, 1] from edge to edge (align_corners=False); θ maps target (output) points to source (input) points. Points lie
-// flat in memory: x₀, y₀, x₁, y₁, …; images too, row by row.
+// The θ explorer of the book "Where to Look": one ES module, no framework, no build step, two hosts. In a notebook
+// anywidget calls `render` with a model that lives in the kernel; in the built page static_page.js does, without one.
+// Formulas, names and coordinates are those of stn_helpers.transforms and stn_helpers.sampling. Points lie flat in
+// memory, x₀, y₀, x₁, y₁, …; images row by row.
 
 // ---- Grid generator ----
 
-/** Target points whose denominator is not above this lie at or behind the horizon; they read outside the image. */
+/** Where the denominator is not above this, a target point lies behind the horizon and reads outside the image. */
 export const HORIZON = 1e-3;
 
-/** Centres of n pixels along an axis of length 2. */
 export const pixelCenters = (n) => Array.from({ length: n }, (_, i) => (2 * i + 1) / n - 1);
 
+const pairs = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
+
 const cache = new Map();
-const cached = (key, make) => {
-  if (!cache.has(key)) cache.set(key, make());
-  return cache.get(key);
-};
+const cached = (key, make) => cache.get(key) ?? cache.set(key, make()).get(key);
 
-/** The pixel centres of an output image, row by row. One array per size, so that a spline's basis can be kept for it. */
-export const targetPoints = ([height, width]) =>
-  cached(`${height}×${width}`, () =>
-    Float64Array.from(pixelCenters(height).flatMap((y) => pixelCenters(width).flatMap((x) => [x, y]))));
+/** The pixel centres of an output; one array per size, for which a spline's basis can be kept. */
+export const targetPoints = ([height, width]) => cached(`${height} ${width}`, () =>
+  Float64Array.from(pixelCenters(height).flatMap((y) => pixelCenters(width).flatMap((x) => [x, y]))));
 
-/** Points through a 3×3 matrix (9 numbers, row by row): X/w and Y/w, or far outside where w is behind the horizon. */
+/** Points through a 3×3 matrix (9 numbers, row by row): (X/w, Y/w). */
 export function throughMatrix(m, points) {
   const source = new Float64Array(points.length);
   for (let i = 0; i < points.length; i += 2) {
@@ -34,7 +30,7 @@ export function throughMatrix(m, points) {
   return source;
 }
 
-/** ∂L/∂m, the first 8 entries, from `pulls` = ∂L/∂(x, y) of every source point: the chain rule through X/w and Y/w. */
+/** ∂L/∂m (8 entries) from `pulls`, ∂L/∂(x, y) of the source points. */
 function matrixGradient(m, points, source, pulls) {
   const d = new Array(8).fill(0);
   for (let i = 0; i < points.length; i += 2) {
@@ -48,8 +44,8 @@ function matrixGradient(m, points, source, pulls) {
   return d;
 }
 
-/** Solves A X = B (rows of numbers) by Gaussian elimination with pivoting; null where A is singular. */
-export function solve(A, B) {
+/** Solves A X = B by Gaussian elimination with pivoting; null where A is singular. */
+function solve(A, B) {
   const n = A.length, rows = A.map((row, i) => [...row, ...B[i]]);
   for (let c = 0; c < n; c++) {
     let pivot = c;
@@ -64,95 +60,60 @@ export function solve(A, B) {
   return rows.map((row, i) => row.slice(n).map((value) => value / row[i]));
 }
 
-/** U = r² log r of the thin plate spline, from r². */
-const thinPlateKernel = (r2) => (r2 > 0 ? 0.5 * r2 * Math.log(r2) : 0);
+const LINE = [-1, -1 / 3, 1 / 3, 1], CONTROL = LINE.flatMap((y) => LINE.flatMap((x) => [x, y]));
 
-const pairs = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
+/** U(r) = r² log r to every control point, then 1, x, y. */
+const splineRow = (x, y) => [...pairs(CONTROL).map(([u, v]) => {
+  const r2 = (x - u) ** 2 + (y - v) ** 2;
+  return r2 && 0.5 * r2 * Math.log(r2);
+}), 1, x, y];
 
-const CONTROL = [-1, -1 / 3, 1 / 3, 1].flatMap((y) => [-1, -1 / 3, 1 / 3, 1].flatMap((x) => [x, y]));
+/** Coefficients of the spline from values at the control points: [U, P; Pᵀ, 0]⁻¹ without its last three columns. */
+const SPLINE = (() => {
+  const rows = pairs(CONTROL).map((point) => splineRow(...point));
+  const below = [16, 17, 18].map((c) => [...rows.map((row) => row[c]), 0, 0, 0]);
+  return solve([...rows, ...below], splineRow(0, 0).map((_, i) => rows.map((_, k) => +(i === k))));
+})();
 
-/** [U, P; Pᵀ, 0]⁻¹ without its last three columns: spline coefficients from values at the control points. */
-const thinPlateCoefficients = () => cached("spline", () => {
-  const control = pairs(CONTROL), K = control.length, one = [0, 1, 2];
-  const system = control.map(([x, y]) => [
-    ...control.map(([u, v]) => thinPlateKernel((x - u) ** 2 + (y - v) ** 2)), 1, x, y]);
-  for (const c of one) system.push([...system.slice(0, K).map((row) => row[K + c]), 0, 0, 0]);
-  return solve(system, system.map((_, i) => control.map((_, k) => (i === k ? 1 : 0))));
-});
-
-/** Points×K matrix that takes control points to source points, kept for as long as `points` lives. */
-const bases = new WeakMap();
-function thinPlateBasis(points) {
-  if (!bases.has(points)) {
-    const coefficients = thinPlateCoefficients(), control = pairs(CONTROL), K = control.length;
-    const basis = new Float64Array((points.length / 2) * K);
-    pairs(points).forEach(([x, y], i) => {
-      const row = [...control.map(([u, v]) => thinPlateKernel((x - u) ** 2 + (y - v) ** 2)), 1, x, y];
-      for (let k = 0; k < K; k++) basis[i * K + k] = row.reduce((sum, value, j) => sum + value * coefficients[j][k], 0);
-    });
-    bases.set(points, basis);
-  }
-  return bases.get(points);
-}
-
-/** The homography (8 numbers) that takes the corners of the target to four points; null where there is none. */
-export function cornersToTheta(corners) {
-  const rows = [], values = [];
-  pairs(CORNERS).forEach(([x, y], i) => {
-    const [u, v] = corners[i];
-    rows.push([x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]);
-    values.push([u], [v]);
-  });
-  const theta = solve(rows, values)?.flat();
-  // Four points that fold over send a corner behind the horizon.
-  return theta && pairs(CORNERS).every(([x, y]) => theta[6] * x + theta[7] * y + 1 > 0.05) ? theta : null;
-}
-
-// ---- Families: θ in words, in matrices, under the hand ----
+/** The matrix, a row a point, that takes control points to source points; kept for every array of points. */
+const splineBasis = (points) => cached(points, () => Float64Array.from(pairs(points).flatMap((point) => {
+  const row = splineRow(...point);
+  return SPLINE[0].map((_, k) => row.reduce((sum, value, j) => sum + value * SPLINE[j][k], 0));
+})));
 
 const CORNERS = [-1, -1, 1, -1, 1, 1, -1, 1];
-const CORNER_HANDLES = { at: [...CORNERS, 0, 0], names: [
-  "Top left corner", "Top right corner", "Bottom right corner", "Bottom left corner", "Centre"] };
-const turn = (degrees, scale = 1) => [
-  scale * Math.cos((degrees * Math.PI) / 180), scale * Math.sin((degrees * Math.PI) / 180)];
-const range = (min, max, step = 0.01) => ({ min, max, step });
-const ENTRY = range(-2, 2), SHIFT = range(-1.5, 1.5), ANGLE = range(-180, 180, 1), SCALE = range(0.05, 2.5);
+
+// ---- Families: θ as matrix or spline, in words, under the hand ----
+
 const ENTRIES = [11, 12, 13, 21, 22, 23, 31, 32].map((k) => `θ_${k}`);
 
-/** A family whose θ fills a 3×3 matrix; `chain` takes ∂L/∂matrix back to ∂L/∂θ. */
+/** `chain` takes ∂L/∂matrix back to ∂L/∂θ; `drag` finds the θ that takes a corner of the target, or its centre, to (x, y). */
 const matrixFamily = (family) => ({
   ...family,
-  handles: CORNER_HANDLES,
+  handles: [...CORNERS, 0, 0],
   points: (theta, points) => throughMatrix(family.matrix(theta), points),
   gradient: (theta, points, source, pulls) =>
     family.chain(matrixGradient(family.matrix(theta), points, source, pulls)),
 });
 
-const affineMatrix = (a, b, tx, c, d, ty) => [a, b, tx, c, d, ty, 0, 0, 1];
-
-/** A = R(φ) · [[1, k], [0, 1]] · diag(scale x, scale y): first scaled, then sheared, then turned. */
-const affineParts = {
-  names: ["rotation", "scale x", "scale y", "shear", "shift x", "shift y"],
-  ranges: [ANGLE, SCALE, range(-2.5, 2.5), range(-2, 2), SHIFT, SHIFT],
-  toTheta([degrees, sx, sy, shear, tx, ty]) {
-    const [cos, sin] = turn(degrees);
-    return [cos * sx, (cos * shear - sin) * sy, tx, sin * sx, (sin * shear + cos) * sy, ty];
-  },
-  fromTheta([a, b, tx, c, d, ty]) {
-    const sx = Math.hypot(a, c), [cos, sin] = sx ? [a / sx, c / sx] : [1, 0], sy = cos * d - sin * b;
-    return [(Math.atan2(sin, cos) * 180) / Math.PI, sx, sy, sy ? (cos * b + sin * d) / sy : 0, tx, ty];
-  },
-};
-
 export const FAMILIES = {
   affine: matrixFamily({
     identity: [1, 0, 0, 0, 1, 0],
     names: ENTRIES.slice(0, 6),
-    ranges: Array(6).fill(ENTRY),
-    parts: affineParts,
-    matrix: (theta) => affineMatrix(...theta),
+    parts: {  // R(φ) · [[1, k], [0, 1]] · diag(scales); `aspect` = width/height makes them act on pixels
+      names: ["rotation", "scale x", "scale y", "shear", "shift x", "shift y"],
+      toTheta([degrees, sx, sy, k, tx, ty], aspect) {
+        const angle = (degrees * Math.PI) / 180, cos = Math.cos(angle), sin = Math.sin(angle);
+        return [cos * sx, ((cos * k - sin) * sy) / aspect, tx, sin * sx * aspect, (sin * k + cos) * sy, ty];
+      },
+      fromTheta([a, b, tx, c, d, ty], aspect) {
+        const det = a * d - b * c, [p, q] = [b * aspect, c / aspect], sx = Math.hypot(a, q);
+        return [(Math.atan2(q, a) * 180) / Math.PI, sx, sx && det / sx, det && (a * p + q * d) / det, tx, ty];
+      },
+    },
+    matrix: (theta) => [...theta, 0, 0, 1],
     chain: (d) => d.slice(0, 6),
-    /** The dragged corner and the one opposite move; the other diagonal and the centre stay. */
+    /** The corner opposite moves too; the other diagonal and the centre stay. */
     drag([a, b, tx, c, d, ty], [cx, cy], [x, y]) {
       if (!cx) return [a, b, x, c, d, y];
       const [qx, qy] = [x - tx, y - ty], [rx, ry] = [a * cx - b * cy, c * cx - d * cy];
@@ -162,22 +123,14 @@ export const FAMILIES = {
   attention: matrixFamily({
     identity: [1, 0, 0],
     names: ["s", "t_x", "t_y"],
-    ranges: [range(-2, 2), SHIFT, SHIFT],
-    matrix: ([s, tx, ty]) => affineMatrix(s, 0, tx, 0, s, ty),
+    matrix: ([s, tx, ty]) => [s, 0, tx, 0, s, ty, 0, 0, 1],
     chain: (d) => [d[0] + d[4], d[2], d[5]],
-    drag: ([s, tx, ty], [cx, cy], [x, y]) => cx ? [(cx * (x - tx) + cy * (y - ty)) / 2, tx, ty] : [s, x, y],
+    drag: ([s, tx, ty], [cx, cy], [x, y]) => (cx ? [(cx * (x - tx) + cy * (y - ty)) / 2, tx, ty] : [s, x, y]),
   }),
   similarity: matrixFamily({
     identity: [1, 0, 0, 0],
     names: ["a", "b", "t_x", "t_y"],
-    ranges: [ENTRY, ENTRY, SHIFT, SHIFT],
-    parts: {
-      names: ["rotation", "scale", "shift x", "shift y"],
-      ranges: [ANGLE, SCALE, SHIFT, SHIFT],
-      toTheta: ([degrees, scale, tx, ty]) => [...turn(degrees, scale), tx, ty],
-      fromTheta: ([a, b, tx, ty]) => [(Math.atan2(b, a) * 180) / Math.PI, Math.hypot(a, b), tx, ty],
-    },
-    matrix: ([a, b, tx, ty]) => affineMatrix(a, -b, tx, b, a, ty),
+    matrix: ([a, b, tx, ty]) => [a, -b, tx, b, a, ty, 0, 0, 1],
     chain: (d) => [d[0] + d[4], d[3] - d[1], d[2], d[5]],
     drag([a, b, tx, ty], [cx, cy], [x, y]) {
       const [qx, qy] = [x - tx, y - ty];
@@ -187,46 +140,50 @@ export const FAMILIES = {
   projective: matrixFamily({
     identity: [1, 0, 0, 0, 1, 0, 0, 0],
     names: ENTRIES,
-    ranges: [...Array(6).fill(ENTRY), SHIFT, SHIFT],
     matrix: (theta) => [...theta, 1],
     chain: (d) => d,
-    /** A corner moves alone, the other three stay; the centre takes everything along. */
-    drag(theta, [cx, cy], [x, y]) {
-      const corners = pairs(this.points(theta, CORNERS));
-      if (cx) return cornersToTheta(corners.map((p, i) => (CORNERS[2 * i] === cx && CORNERS[2 * i + 1] === cy ? [x, y] : p)));
-      const [a, b, tx, c, d, ty, g, h] = theta, dx = x - tx, dy = y - ty;
-      return [a + dx * g, b + dx * h, x, c + dy * g, d + dy * h, y, g, h];
+    /** A corner moves alone: the homography through the four. The centre takes everything along. */
+    drag(theta, [cx], [x, y], i) {
+      const [a, b, tx, c, d, ty, g, h] = theta, [dx, dy] = [x - tx, y - ty];
+      if (!cx) return [a + dx * g, b + dx * h, x, c + dy * g, d + dy * h, y, g, h];
+      const corners = pairs(this.points(theta, CORNERS)).with(i, [x, y]);
+      const rows = pairs(CORNERS).flatMap(([p, q], k) => {
+        const [u, v] = corners[k];
+        return [[p, q, 1, 0, 0, 0, -u * p, -u * q], [0, 0, 0, p, q, 1, -v * p, -v * q]];
+      });
+      const found = solve(rows, corners.flat().map((value) => [value]))?.flat();
+      return found && Math.abs(found[6]) + Math.abs(found[7]) < 0.95 ? found : null;  // else folded over the horizon
     },
   }),
   tps: {
     identity: CONTROL,
-    names: CONTROL.map((_, i) => `${"xy"[i % 2]} of point ${Math.floor(i / 2) + 1}`),
-    ranges: CONTROL.map(() => range(-1.8, 1.8)),
-    handles: { at: CONTROL, names: pairs(CONTROL).map((_, k) =>
-      `Control point ${k + 1}, row ${Math.floor(k / 4) + 1}, column ${(k % 4) + 1}`) },
+    names: CONTROL.map((_, k) => `${"xy"[k % 2]} of point ${(k >> 1) + 1}`),
+    handles: CONTROL,
     points(theta, points) {
-      const basis = thinPlateBasis(points), K = theta.length / 2, source = new Float64Array(points.length);
-      for (let i = 0, b = 0; i < points.length; i += 2) {
-        let x = 0, y = 0;
-        for (let k = 0; k < K; k++, b++) { x += basis[b] * theta[2 * k]; y += basis[b] * theta[2 * k + 1]; }
-        source[i] = x; source[i + 1] = y;
-      }
+      const basis = splineBasis(points), source = new Float64Array(points.length);
+      for (let i = 0, b = 0; i < points.length; i += 2)
+        for (let k = 0; k < theta.length; k += 2, b++) {
+          source[i] += basis[b] * theta[k];
+          source[i + 1] += basis[b] * theta[k + 1];
+        }
       return source;
     },
     gradient(theta, points, source, pulls) {
-      const basis = thinPlateBasis(points), K = theta.length / 2, d = new Array(theta.length).fill(0);
+      const basis = splineBasis(points), d = theta.map(() => 0);
       for (let i = 0, b = 0; i < points.length; i += 2)
-        for (let k = 0; k < K; k++, b++) { d[2 * k] += basis[b] * pulls[i]; d[2 * k + 1] += basis[b] * pulls[i + 1]; }
+        for (let k = 0; k < d.length; k += 2, b++) {
+          d[k] += basis[b] * pulls[i];
+          d[k + 1] += basis[b] * pulls[i + 1];
+        }
       return d;
     },
-    drag: (theta, [cx, cy], [x, y]) => pairs(theta).flatMap((p, k) =>
-      (CONTROL[2 * k] === cx && CONTROL[2 * k + 1] === cy ? [x, y] : p)),
+    drag: (theta, target, [x, y], i) => theta.with(2 * i, x).with(2 * i + 1, y),
   },
 };
 
 // ---- Sampler ----
 
-/** Half to even, as torch's nearest mode does it. */
+/** Half to even, as torch rounds. */
 function roundHalfEven(value) {
   const rounded = Math.round(value);
   return rounded - value === 0.5 && rounded % 2 ? rounded - 1 : rounded;
@@ -238,12 +195,13 @@ function toPixels(coordinate, n, padding) {
   return padding === "border" ? Math.min(Math.max(pixel, 0), n - 1) : pixel;
 }
 
-/** Reads `image` (flat, of `size` [H, W]) at the points of `grid`. Into `slopes`, where given, go ∂V/∂x and ∂V/∂y of
- *  every point: equation 7 of the paper, with the derivative to the right at a pixel centre, as torch takes it. */
-export function sample(image, [height, width], grid, mode = "bilinear", padding = "zeros", slopes = null) {
+/** Reads `image` (of `size` [H, W]) at the points of `grid`. Into `slopes`, where given, go ∂V/∂x and ∂V/∂y:
+ *  equation 7 of the paper; at a pixel centre the derivative to the right, as torch takes it. */
+export function sample(image, [height, width], grid, mode, padding, slopes) {
   const output = new Float64Array(grid.length / 2);
   const at = (row, column) =>
     (row >= 0 && row < height && column >= 0 && column < width ? image[row * width + column] : 0);
+  const clamped = (pixel, n) => padding === "border" && (pixel <= 0 || pixel >= n - 1);
   for (let i = 0; i < output.length; i++) {
     const x = toPixels(grid[2 * i], width, padding), y = toPixels(grid[2 * i + 1], height, padding);
     if (mode === "nearest") { output[i] = at(roundHalfEven(y), roundHalfEven(x)); continue; }
@@ -251,56 +209,47 @@ export function sample(image, [height, width], grid, mode = "bilinear", padding 
     const a = at(top, left), b = at(top, left + 1), c = at(top + 1, left), d = at(top + 1, left + 1);
     output[i] = (1 - wy) * ((1 - wx) * a + wx * b) + wy * ((1 - wx) * c + wx * d);
     if (!slopes) continue;
-    const still = (value, n) => padding === "border" && (value <= 0 || value >= n - 1);  // clamped: nothing moves
-    slopes[2 * i] = still(x, width) ? 0 : (width / 2) * ((1 - wy) * (b - a) + wy * (d - c));
-    slopes[2 * i + 1] = still(y, height) ? 0 : (height / 2) * ((1 - wx) * (c - a) + wx * (d - b));
+    slopes[2 * i] = clamped(x, width) ? 0 : (width / 2) * ((1 - wy) * (b - a) + wy * (d - c));
+    slopes[2 * i + 1] = clamped(y, height) ? 0 : (height / 2) * ((1 - wx) * (c - a) + wx * (d - b));
   }
   return output;
 }
 
-/** Warps `image` by θ: the grid generator, then the sampler. */
-export function warp(image, size, family, theta, outSize, mode, padding) {
-  return sample(image, size, FAMILIES[family].points(theta, targetPoints(outSize)), mode, padding);
-}
-
-/** L = mean (V − target)², with ∂L/∂θ and, per output pixel, `pulls` = ∂L/∂(x, y) of the point it reads. */
-export function lossAndGradient(image, size, family, theta, outSize, mode, padding, target) {
-  const points = targetPoints(outSize), source = FAMILIES[family].points(theta, points);
-  const pulls = new Float64Array(source.length), output = sample(image, size, source, mode, padding, pulls);
+/** Grid generator and sampler: `output`, and `source`, where its pixels looked. With a `goal` also the loss
+ *  L = mean (V − goal)², `gradient` = ∂L/∂θ, and `pulls` = ∂L/∂(x, y) of every source point. */
+export function warp(image, size, family, theta, outSize, mode, padding, goal) {
+  const points = targetPoints(outSize), source = family.points(theta, points);
+  const pulls = goal && new Float64Array(source.length), output = sample(image, size, source, mode, padding, pulls);
+  if (!goal) return { source, output };
   let loss = 0;
   output.forEach((value, i) => {
-    const residual = value - target[i], scale = (2 * residual) / output.length;
-    loss += (residual * residual) / output.length;
-    pulls[2 * i] *= scale;
-    pulls[2 * i + 1] *= scale;
+    const residual = (value - goal[i]) / output.length;
+    loss += residual * (value - goal[i]);
+    pulls[2 * i] *= 2 * residual;
+    pulls[2 * i + 1] *= 2 * residual;
   });
-  return { loss, pulls, output, source, gradient: FAMILIES[family].gradient(theta, points, source, pulls) };
+  return { source, output, loss, pulls, gradient: family.gradient(theta, points, source, pulls) };
 }
 
 // ---- What one sees and touches ----
 
 const TRAITS = ["family", "theta", "index", "out_size", "padding", "mode", "hidden", "presets"];
-const FRAME = [...Array(65).keys()].flatMap((i) => {  // once around the edge of the output
-  const t = (i % 16) / 8 - 1;
-  return [[t, -1], [1, t], [-t, 1], [-1, -t]][Math.floor(i / 16) % 4];
-});
-const FLAG = [-1, -1, -0.84, -1, -1, -0.84];  // marks the top left, so that a mirrored frame shows
+const steps = (n) => Array.from({ length: n + 1 }, (_, i) => (2 * i) / n - 1);  // n steps from -1 to 1
+const FLAG = [-1, -0.75, -1, -1, -0.75, -1];  // marks the top left, so that mirroring shows
 const TRAIL = [0, 0, -1, -1];  // the points whose path is drawn
-const MESH = [...Array(9).keys()].map((i) => i / 4 - 1).flatMap((c) => [...Array(17).keys()].map((i) => [c, i / 8 - 1]));
-const DOWN = MESH.flat(), ACROSS = MESH.flatMap(([c, t]) => [t, c]);
+const DOWN = steps(8).flatMap((x) => steps(16).flatMap((y) => [x, y])), ACROSS = pairs(DOWN).flatMap(([x, y]) => [y, x]);
 const BLUE = "#56b4e9", ORANGE = "#f0a020", YELLOW = "#f0e442";  // told apart in every common colour blindness
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const motionless = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 let ids = 0;
 
 /** An element with attributes, listeners (on…) and children. */
 function h(tag, attributes, ...children) {
   const node = document.createElement(tag);
-  for (const [key, value] of Object.entries(attributes))
-    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+  for (const [key, value] of Object.entries(attributes ?? {}))
+    if (key.startsWith("on")) node[key] = value;
     else node.setAttribute(key, value);
   node.append(...children);
   return node;
@@ -308,22 +257,72 @@ function h(tag, attributes, ...children) {
 
 const button = (label, onclick, attributes) => h("button", { type: "button", onclick, ...attributes }, label);
 const picture = (label) => h("canvas", { role: "img", "aria-label": label });
-const figure = (title, note, area, ...content) =>
-  h("figure", { class: `tx-${area}` }, h("figcaption", {}, title, h("span", {}, note)), ...content);
+const figure = (area, title, note, ...content) =>
+  h("figure", { class: `tx-${area}` }, h("figcaption", null, title, h("span", null, note)), ...content);
+const group = (name, label, ...content) => h("div", { class: name, role: "group", "aria-label": label }, ...content);
 
 /** A labelled slider and its value, in one row; "θ_11" is θ with 11 as its subscript. */
-function slider(name, limits, oninput) {
-  const id = `tx-${++ids}`, input = h("input", { type: "range", id, ...limits, oninput: () => oninput(input.valueAsNumber) });
-  const value = h("output", { for: id }), label = name.split("_").map((part, i) => (i ? h("sub", {}, part) : part));
-  return { input, value, row: h("div", { class: "tx-slider" }, h("label", { for: id }, ...label), input, value) };
+function slider(name, oninput) {
+  const id = `tx-${++ids}`, act = () => oninput(input.valueAsNumber);
+  const input = h("input", { type: "range", id, min: -2, max: 2, step: 0.01, oninput: act });
+  const [label, below] = name.split("_"), value = h("output", { for: id });
+  const row = h("div", { class: "tx-slider" }, h("label", { for: id }, label, h("sub", null, below ?? "")), input, value);
+  return { input, value, row };
+}
+
+function choice(label, options, onchange) {
+  const box = h("select", { onchange: () => onchange(box.value) }, ...options.map((option) => h("option", null, option)));
+  return { box, node: h("label", null, label, box) };
+}
+
+const onArrows = (act) => (event) => {
+  if (!ARROWS[event.key]) return;
+  act(...ARROWS[event.key], event.shiftKey);
+  event.preventDefault();
+};
+
+/** Where in `node` a pointer is, from (0, 0) to (1, 1). */
+function within(node, { clientX, clientY }) {
+  const { left, top, width, height } = node.getBoundingClientRect();
+  return [(clientX - left) / width, (clientY - top) / height];
+}
+
+function resize(canvas, width, height) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  return canvas.getContext("2d");
 }
 
 /** Grey values in [0, 1] into a canvas of as many pixels. */
 function paint(canvas, values, [height, width]) {
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const pixels = new ImageData(width, height), words = new Uint32Array(pixels.data.buffer);
   for (let i = 0; i < words.length; i++) words[i] = 0xff000000 | (Math.round(values[i] * 255) * 0x010101);
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  resize(canvas, width, height).putImageData(pixels, 0, 0);
+}
+
+/** Clears the canvas and returns what strokes lines (flat points) on it, in the coordinates of the source: x in ±reach[0],
+ *  y in ±reach[1]. A line is lifted every `length` points, and where it meets the horizon. */
+function makePen(canvas, reach) {
+  const ratio = devicePixelRatio, [x, y] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * ratio) / 2);
+  const pen = resize(canvas, 2 * x, 2 * y);
+  pen.clearRect(0, 0, 2 * x, 2 * y);
+  return (strokeStyle, width, lines, length) => {
+    pen.setTransform(x / reach[0], 0, 0, y / reach[1], x, y);
+    pen.beginPath();
+    for (const points of lines)
+      for (let i = 0, down = false; i < points.length; i += 2) {
+        const far = Math.abs(points[i]) + Math.abs(points[i + 1]) > 99, go = down && !far && (i / 2) % length !== 0;
+        pen[go ? "lineTo" : "moveTo"](points[i], points[i + 1]);
+        down = !far;
+      }
+    pen.resetTransform();
+    Object.assign(pen, { strokeStyle, lineWidth: width * ratio, lineJoin: "round", lineCap: "round" }).stroke();
+  };
+}
+
+/** An arrow from (x, y) by (dx, dy) as one line; none where it is too short to see. */
+function arrow(x, y, dx, dy) {
+  const u = x + dx, v = y + dy, length = Math.hypot(dx, dy), a = (0.06 * dx) / length, b = (0.06 * dy) / length;
+  return length > 0.01 ? [x, y, u, v, u - a - b, v - b + a, u, v, u - a + b, v - b - a] : [];
 }
 
 class Explorer {
@@ -331,14 +330,15 @@ class Explorer {
     this.model = model;
     const [count, height, width] = model.get("shape"), area = height * width;
     const bytes = Uint8Array.from(atob(model.get("pixels")), (c) => c.charCodeAt(0));
-    this.size = [height, width];
     this.images = Array.from({ length: count }, (_, i) =>
       Float64Array.from(bytes.subarray(i * area, (i + 1) * area), (byte) => byte / 255));
+    this.size = [height, width];
+    this.aspect = width / height;
     const margin = Math.round(0.2 * Math.max(height, width));
     this.viewSize = [height + 2 * margin, width + 2 * margin];
-    this.reach = [this.viewSize[1] / width, this.viewSize[0] / height];  // the view shows x in ±reach[0]
+    this.reach = [this.viewSize[1] / width, this.viewSize[0] / height];
     this.rate = 0.05;
-    this.root = h("div", { class: "theta-explorer", role: "group" });
+    this.root = group("theta-explorer", "θ explorer");
     el.append(this.root);
     this.schedule = () => { this.pending ||= requestAnimationFrame(() => this.frame()); };
     TRAITS.forEach((name) => model.on(`change:${name}`, this.schedule));
@@ -353,8 +353,6 @@ class Explorer {
     cancelAnimationFrame(this.pending);
     cancelAnimationFrame(this.motion);
   }
-
-  // -- state --
 
   get family() { return FAMILIES[this.model.get("family")]; }
   get outSize() { return this.model.get("out_size"); }
@@ -376,10 +374,10 @@ class Explorer {
     if (theta?.every(Number.isFinite)) this.set({ theta });
   }
 
-  /** Calls `step` once a frame until it says false; all at once for those who want no motion. */
+  /** `step` once a frame until it says false; all at once for those who want no motion. */
   animate(step) {
     cancelAnimationFrame(this.motion);
-    if (motionless()) { while (step(Infinity)); return; }
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) { while (step(Infinity)); return; }
     const tick = (now) => { if (step(now)) this.motion = requestAnimationFrame(tick); };
     this.motion = requestAnimationFrame(tick);
   }
@@ -394,32 +392,31 @@ class Explorer {
     });
   }
 
+  /** θ after some steps along the gradient, taken as constant. */
+  ahead({ gradient }, count) { return this.theta.map((value, k) => value - count * this.rate * gradient[k]); }
+
   /** Plain gradient descent, θ ← θ − rate · ∂L/∂θ. */
-  descend(steps) {
+  descend(count) {
     this.animate(() => {
-      const { gradient } = this.look();
-      this.set({ theta: this.theta.map((value, k) => value - this.rate * gradient[k]) });
+      this.set({ theta: this.ahead(this.look(), 1) });
       this.frame();
-      return --steps > 0;
+      return --count > 0;
     });
   }
 
-  /** The identity again; in a puzzle the path so far is forgotten, and `puzzle` may be another. */
-  restart(puzzle) {
-    if (!this.challenge) return this.glide(this.family.identity);
+  /** A puzzle from the start: this one or another. */
+  restart(hidden) {
     this.task = null;
     this.move(this.family.identity);
-    this.set({ hidden: puzzle ?? this.model.get("hidden") });
+    this.set({ hidden });
     this.schedule();
   }
-
-  // -- one frame --
 
   frame() {
     cancelAnimationFrame(this.pending);
     this.pending = 0;
     const get = (name) => this.model.get(name), hidden = get("hidden");
-    const built = JSON.stringify([get("family"), hidden.length, get("presets")]);
+    const built = [get("family"), hidden.length, Object.keys(get("presets").presets)].join();
     const task = [built, get("index"), hidden, this.outSize].join();
     this.challenge = hidden.length === this.family.identity.length;
     if (this.built !== built) this.build();
@@ -432,68 +429,57 @@ class Explorer {
     this.drawOverlay(seen);
   }
 
-  /** The picture to warp: the image; in a puzzle the image behind the hidden θ, with the upright one as the goal. */
+  /** The picture to warp: the image; in a puzzle hidden behind θ, the upright one as the goal. */
   begin() {
-    const { model, size, outSize } = this, upright = this.images[model.get("index")];
-    this.source = this.challenge ? warp(upright, size, model.get("family"), model.get("hidden"), size) : upright;
-    this.goal = warp(upright, size, "attention", [1, 0, 0], outSize);
+    const { model, size, outSize, challenge, family } = this, upright = this.images[model.get("index")];
+    const plain = (by, theta, to) => warp(upright, size, by, theta, to, "bilinear", "zeros").output;
+    this.source = challenge ? plain(family, model.get("hidden"), size) : upright;
+    this.goal = challenge && plain(FAMILIES.attention, [1, 0, 0], outSize);
     this.history = [];
     this.probe = this.padding = null;
-    if (this.challenge) paint(this.goalCanvas, this.goal, outSize);
-    const [height, width] = outSize, fit = Math.min(1, ((width / height) * size[0]) / size[1]);
-    Object.assign(this.screen.style, { width: `${100 * fit}%`, aspectRatio: `${width} / ${height}` });
+    if (challenge) paint(this.goalCanvas, this.goal, outSize);
+    const shape = outSize[1] / outSize[0];
+    Object.assign(this.screen.style, { width: `${100 * Math.min(1, shape / this.aspect)}%`, aspectRatio: shape });
   }
 
   look() {
-    const { model, family, theta, source: image, size, outSize } = this, mode = model.get("mode"), padding = model.get("padding");
-    if (this.challenge) return lossAndGradient(image, size, model.get("family"), theta, outSize, mode, padding, this.goal);
-    const source = family.points(theta, targetPoints(outSize));
-    return { source, output: sample(image, size, source, mode, padding) };
+    const { model, source, size, family, theta, outSize, goal } = this;
+    return warp(source, size, family, theta, outSize, model.get("mode"), model.get("padding"), goal);
   }
 
-  // -- building --
-
   build() {
-    const { challenge, family, size } = this, [height, width] = this.viewSize;
+    const { challenge, family, aspect, reach } = this;
     this.usesParts = !!family.parts && !challenge;
     this.point = 0;
-    this.view = picture("Source image, with what lies outside around it");
-    this.overlay = h("canvas", { "aria-hidden": "true" });
-    this.handles = family.handles.names.map((name, i) => this.handle(name, i));
-    this.numbers = h("div", { class: "tx-numbers" });
+    this.view = picture("Source image and what lies outside it");
+    this.overlay = h("canvas", { "aria-hidden": true });
+    this.handles = pairs(family.handles).map((target, i) => this.handle(target, i));
     this.told = h("p", { class: "tx-probe", "aria-live": "polite" });
     this.output = picture("Output image");
     this.screen = this.outputScreen();
-    this.goalCanvas = picture("Goal: the upright image");
-    this.difference = picture("Difference between output and goal");
-    this.sliderBox = h("div", { class: "tx-sliders" });
-    this.root.setAttribute("aria-label", `θ explorer, ${this.model.get("family")} family`);
+    [this.goalCanvas, this.difference] = ["The goal", "Difference between output and goal"].map(picture);
+    this.sliderBox = group("tx-sliders", "Parameters");
+    const box = (name, ratio, ...content) => h("div", { class: name, style: `aspect-ratio: ${ratio}` }, ...content);
     this.root.replaceChildren(
       h("div", { class: challenge ? "tx-top tx-challenge" : "tx-top" },
-        figure("Source ", "where θ looks", "source",
-          h("div", { class: "tx-stage", style: `aspect-ratio: ${width} / ${height}` }, this.view, this.overlay, ...this.handles)),
-        figure("Output ", "what it sees", "output",
-          h("div", { class: "tx-box", style: `aspect-ratio: ${size[1]} / ${size[0]}` }, this.screen), this.told),
-        ...(challenge ? [h("div", { class: "tx-goals" },
-          figure("Goal", "", "goal", this.goalCanvas), figure("Difference", "", "goal", this.difference))] : []),
-        this.numbers),
-      ...(challenge ? [this.lossPanel()] : []), this.presetRow(),
-      h("div", { role: "group", "aria-label": "Parameters" }, this.sliderBox), this.settingsRow());
-    this.buildNumbers();
+        figure("source", "Source", " where θ looks",
+          box("tx-stage", (aspect * reach[0]) / reach[1], this.view, this.overlay, ...this.handles)),
+        figure("output", "Output", " what it sees", box("tx-box", aspect, this.screen), this.told),
+        h("div", { class: "tx-goals" }, ...(challenge
+          ? [figure("goal", "Goal", "", this.goalCanvas), figure("goal", "Error", "", this.difference)] : [])),
+        this.numberBox()),
+      ...(challenge ? [this.lossPanel()] : []), this.presetRow(), this.sliderBox, this.settingsRow());
     this.fillSliders();
   }
 
-  handle(name, i) {
-    const target = pairs(this.family.handles.at)[i];
+  handle(target, i) {
+    const corners = ["Top left corner", "Top right corner", "Bottom right corner", "Bottom left corner", "Centre"];
     const place = () => this.family.points(this.theta, target);
-    const drag = (x, y) => this.move(this.family.drag(this.theta, target, [x, y]));
-    const where = ({ clientX, clientY }) => {
-      const { left, top, width, height } = this.overlay.getBoundingClientRect();
-      return [((2 * (clientX - left)) / width - 1) * this.reach[0], ((2 * (clientY - top)) / height - 1) * this.reach[1]];
-    };
+    const drag = (x, y) => this.move(this.family.drag(this.theta, target, [x, y], i));
+    const where = (event) => within(this.overlay, event).map((share, axis) => (2 * share - 1) * this.reach[axis]);
     let grip = null;  // from the pointer to the handle, so that nothing jumps when it is taken
-    const node = button("", () => {}, {
-      class: "tx-handle", "data-name": name,
+    const node = button("", null, {
+      class: "tx-handle", "data-name": this.family.matrix ? corners[i] : `Control point ${i + 1}`,
       onfocus: () => { this.point = i; this.fillSliders(); this.schedule(); },
       onpointerdown: (event) => {
         const [x, y] = where(event), [u, v] = place();
@@ -507,36 +493,29 @@ class Explorer {
         if (grip) drag(x + grip[0], y + grip[1]);
       },
       onlostpointercapture: () => { grip = null; },
-      onkeydown: (event) => {
-        const [dx, dy] = ARROWS[event.key] ?? [], [x, y] = place(), step = event.shiftKey ? 0.1 : 0.02;
-        if (dx === undefined) return;
+      onkeydown: onArrows((dx, dy, fast) => {
+        const [x, y] = place(), step = fast ? 0.1 : 0.02;
         drag(x + step * dx, y + step * dy);
-        event.preventDefault();
-      },
+      }),
     });
     return node;
   }
 
-  /** The output; who points at one of its pixels, with pointer or arrow keys, sees where it looks. */
+  /** The output: point at a pixel, or move there by arrow keys, to be told where it looks. */
   outputScreen() {
     this.cursor = h("span", { class: "tx-cursor" });
-    const pick = (row, column) => {
-      this.probe = [clamp(row, 0, this.outSize[0] - 1), clamp(column, 0, this.outSize[1] - 1)];
+    const pick = (column, row) => {
+      this.probe = [clamp(column, 0, this.outSize[1] - 1), clamp(row, 0, this.outSize[0] - 1)].map(Math.floor);
       this.schedule();
     };
     const point = (event) => {
-      const { left, top, width, height } = this.output.getBoundingClientRect();
-      pick(Math.floor(((event.clientY - top) / height) * this.outSize[0]), Math.floor(((event.clientX - left) / width) * this.outSize[1]));
+      const [x, y] = within(this.output, event);
+      pick(x * this.outSize[1], y * this.outSize[0]);
     };
     return h("div", {
-      class: "tx-screen", tabindex: "0", role: "application", "aria-label": "Output: arrow keys pick a pixel and tell where it looks",
+      class: "tx-screen", tabindex: 0, role: "application", "aria-label": "Output: arrow keys pick a pixel and tell where it looks",
       onpointermove: point, onpointerdown: point,
-      onkeydown: (event) => {
-        const [dx, dy] = ARROWS[event.key] ?? [], [row, column] = this.probe ?? [0, 0];
-        if (dx === undefined) return;
-        pick(row + dy, column + dx);
-        event.preventDefault();
-      },
+      onkeydown: onArrows((dx, dy) => { const [column, row] = this.probe ?? [0, 0]; pick(column + dx, row + dy); }),
     }, this.output, this.cursor);
   }
 
@@ -545,107 +524,96 @@ class Explorer {
     this.curve.innerHTML = '<svg viewBox="0 0 100 40" preserveAspectRatio="none" aria-hidden="true"><polyline/></svg>';
     this.lossText = h("output", { class: "tx-loss" });
     this.verdict = h("p", { class: "tx-verdict", role: "status" });
-    const rate = slider("rate", { min: -3, max: 0, step: 0.05, value: Math.log10(this.rate) }, (value) => {
-      this.rate = 10 ** value;
-      rate.value.textContent = this.rate.toFixed(3);
+    const rate = slider("rate", (value) => {
+      this.rate = 10 ** (value - 1);
       this.schedule();
     });
-    rate.value.textContent = this.rate.toFixed(3);
-    return h("div", { class: "tx-panel" }, h("div", {}, this.lossText, this.curve),
-      h("div", {}, h("div", { class: "tx-row" }, button("Gradient step", () => this.descend(1)),
-        button("50 steps", () => this.descend(50))), rate.row),
-      this.verdict);
+    this.rateText = rate.value;
+    rate.input.value = 1 + Math.log10(this.rate);
+    const buttons = [["Gradient step", 1], ["50 steps", 50]].map(([label, count]) => button(label, () => this.descend(count)));
+    return group("tx-panel", "Loss", h("div", null, this.lossText, this.curve),
+      h("div", null, h("div", { class: "tx-row" }, ...buttons), rate.row), this.verdict);
   }
 
   presetRow() {
-    const [kind, act] = this.challenge ? ["puzzles", (theta) => this.restart(theta)] : ["presets", (theta) => this.glide(theta)];
-    const chips = Object.entries(this.model.get("presets")[kind]).map(([name, theta]) =>
-      button(name, () => act(theta), { class: "tx-chip" }));
-    return h("div", { class: "tx-row", role: "group", "aria-label": kind }, ...chips,
-      button("Reset", () => this.restart(), { class: "tx-reset" }));
+    const { challenge, family } = this, { presets, puzzles } = this.model.get("presets");
+    const chips = Object.entries(challenge ? puzzles : presets).map(([name, theta]) =>
+      button(name, () => (challenge ? this.restart(theta) : this.glide(theta)), { class: "tx-chip" }));
+    const reset = () => (challenge ? this.restart(this.model.get("hidden")) : this.glide(family.identity));
+    return group("tx-row", challenge ? "Puzzles" : "Presets", ...chips, button("Reset", reset, { class: "tx-reset" }));
   }
 
-  /** One slider for each parameter; of a spline, for the two of the control point in hand. */
+  /** A slider for each parameter; of a spline, for the two of the control point in hand. */
   fillSliders() {
-    const { family, point, challenge, usesParts } = this, { names, ranges } = usesParts ? family.parts : family;
-    const shown = family.matrix ? [...names.keys()] : [2 * point, 2 * point + 1], key = [usesParts, ...shown].join();
-    if (this.sliderBox.dataset.key === key) return;
+    const { family, point, challenge, usesParts, sliderBox } = this, { names } = usesParts ? family.parts : family;
+    const shown = family.matrix ? [...names.keys()] : [2 * point, 2 * point + 1], key = [usesParts, shown].join();
+    if (sliderBox.dataset.key === key) return;
+    sliderBox.dataset.key = key;
+    sliderBox.style.setProperty("--columns", shown.length % 3 && shown.length < 7 ? 2 : 3);
     this.sliders = shown.map((k) => {
-      const made = slider(names[k], ranges[k], (value) => this.turn(k, value));
-      if (challenge && !usesParts) made.row.append((made.gradient = h("output", { class: "tx-gradient" })));
-      return { ...made, k, digits: ranges[k].step < 1 ? 2 : 0 };
+      const name = names[k], made = slider(name, (value) => this.turn(k, value)), gradient = h("output", { class: "tx-gradient" });
+      if (name === "rotation") Object.assign(made.input, { min: -180, max: 180, step: 1 });
+      if (challenge && !usesParts) made.row.append(gradient);
+      return { ...made, gradient, k, digits: name === "rotation" ? 0 : 2 };
     });
-    this.sliderBox.dataset.key = key;
-    this.sliderBox.style.setProperty("--columns", shown.length % 3 === 1 ? 2 : Math.min(3, shown.length));
-    this.sliderBox.replaceChildren(...this.sliders.map(({ row }) => row));
+    sliderBox.replaceChildren(...this.sliders.map(({ row }) => row));
   }
 
   turn(k, value) {
     const values = this.sliderValues().with(k, value);
     if (this.usesParts) this.parts = values;
-    this.move(this.usesParts ? this.family.parts.toTheta(values) : values);
+    this.move(this.usesParts ? this.family.parts.toTheta(values, this.aspect) : values);
   }
 
-  /** What the sliders show: θ, or its parts; those the reader set, as long as they say the same θ. */
+  /** θ, or its parts: those the reader set, as long as they say the same θ. */
   sliderValues() {
-    const { theta, family: { parts } } = this;
+    const { theta, aspect, family: { parts } } = this;
     if (!this.usesParts) return theta;
-    const same = this.parts && parts.toTheta(this.parts).every((value, k) => Math.abs(value - theta[k]) < 1e-9);
-    return same ? this.parts : parts.fromTheta(theta);
+    const same = this.parts && parts.toTheta(this.parts, aspect).every((value, k) => Math.abs(value - theta[k]) < 1e-9);
+    return same ? this.parts : parts.fromTheta(theta, aspect);
   }
 
   settingsRow() {
-    const thumbs = this.images.length < 2 ? [] : this.images.map((image, i) => {
-      const canvas = h("canvas", {});
+    this.thumbs = this.images.map((image, i) => {
+      const canvas = h("canvas");
       paint(canvas, image, this.size);
       return button(canvas, () => this.set({ index: i }), { class: "tx-thumb", "aria-label": `Image ${i + 1}` });
     });
-    const choice = (label, options, onchange) => {
-      const box = h("select", { onchange: () => onchange(box.value) }, ...options.map((option) => h("option", {}, option)));
-      return { box, node: h("label", {}, label, box) };
-    };
     const sizes = [0.25, 0.5, 1, 2].map((f) => this.size.map((side) => Math.ceil(side * f)).join(" × "));
-    this.thumbs = thumbs;
     this.choices = {
       padding: choice("Outside", ["zeros", "border"], (padding) => this.set({ padding })),
       mode: choice("Reading", ["bilinear", "nearest"], (mode) => this.set({ mode })),
       out_size: choice("Output size", sizes, (text) => this.set({ out_size: text.split(" × ").map(Number) })),
     };
-    const parts = choice("Sliders", ["entries", "rotation, scale, …"], () => {
-      this.usesParts = parts.box.selectedIndex === 1;
+    const words = choice("Sliders", ["entries of θ", "rotation, …"], () => {
+      this.usesParts = words.box.selectedIndex === 1;
       this.fillSliders();
       this.schedule();
     });
-    parts.box.selectedIndex = +this.usesParts;
-    return h("div", { class: "tx-row tx-settings" }, ...thumbs, ...(this.family.parts ? [parts.node] : []),
-      ...Object.values(this.choices).map(({ node }) => node));
+    words.box.selectedIndex = +this.usesParts;
+    return group("tx-row tx-settings", "Settings", ...(this.thumbs.length > 1 ? this.thumbs : []),
+      ...(this.family.parts ? [words.node] : []), ...Object.values(this.choices).map(({ node }) => node));
   }
 
-  buildNumbers() {
-    const { family, handles, numbers } = this;
-    if (!family.matrix) {
-      this.cells = handles.map((node) => button("", () => node.focus()));
-      numbers.replaceChildren(h("p", {}, "Control points x, y"), h("div", { class: "tx-points" }, ...this.cells));
-      return;
-    }
-    this.cells = Array.from({ length: family.identity.length > 6 ? 9 : 6 }, () => h("td", {}));
-    const rows = [0, 3, 6].map((i) => h("tr", {}, ...this.cells.slice(i, i + 3)));
-    numbers.replaceChildren(h("p", {}, "Matrix"), h("table", { class: "tx-matrix" }, ...rows));
+  numberBox() {
+    const { family, handles } = this, label = family.matrix ? "Matrix" : "Control points x, y";
+    this.cells = family.matrix ? family.matrix(family.identity).map(() => h("span"))
+      : handles.map((node) => button("", () => node.focus()));
+    return h("div", { class: "tx-numbers" }, h("p", null, label),
+      group(family.matrix ? "tx-matrix" : "tx-points", label, ...this.cells));
   }
-
-  // -- showing --
 
   showControls({ gradient }) {
     const { model, theta, cells, point } = this, values = this.sliderValues(), matrix = this.family.matrix?.(theta);
     for (const { k, input, value, digits, gradient: note } of this.sliders) {
       input.value = values[k];
       value.textContent = signed(values[k], digits);
-      if (note) note.textContent = `∂L ${signed(gradient[k], 3)}`;
+      if (gradient) note.textContent = `∂L ${signed(gradient[k] ?? 0, 3)}`;
     }
     for (const [name, { box }] of Object.entries(this.choices)) {
       const text = [model.get(name)].flat().join(" × ");
       if (box.value === text) continue;
-      if (![...box.options].some((option) => option.value === text)) box.append(h("option", {}, text));
+      if (![...box.options].some((option) => option.value === text)) box.append(h("option", null, text));
       box.value = text;
     }
     this.thumbs.forEach((node, i) => node.setAttribute("aria-pressed", i === model.get("index")));
@@ -657,127 +625,84 @@ class Explorer {
 
   showLoss({ loss, output, gradient }) {
     paint(this.difference, output.map((value, i) => Math.abs(value - this.goal[i])), this.outSize);
-    const { history, theta } = this, key = theta.join();
+    const { history, theta, verdict } = this, key = theta.join();
     if (history.at(-1)?.key !== key) history.push({ key, loss, at: this.family.points(theta, TRAIL) });
     if (history.length > 500) history.shift();
     const top = Math.max(...history.map((entry) => entry.loss)), last = Math.max(history.length - 1, 1);
     this.lossText.textContent = `Loss ${loss.toFixed(4)}`;
+    this.rateText.textContent = this.rate.toFixed(3);
     this.curve.querySelector("polyline").setAttribute("points",
       history.map((entry, i) => `${(100 * i) / last},${39 - (38 * entry.loss) / top}`).join(" "));
-    const pull = Math.hypot(...gradient), length = `‖∂L/∂θ‖ = ${pull.toFixed(3)}`;
-    this.verdict.textContent = loss < 0.15 * top ? `${length}. Home.`
-      : pull < 0.01 ? `${length}: hardly any pull, and not home. Stuck.` : `${length}. Thick arrows: ten steps.`;
+    const pull = Math.hypot(...gradient);
+    const word = loss < 0.15 * top ? "Home." : pull < 0.01 ? "Hardly any pull, and not home: stuck." : "Thick arrows: ten steps.";
+    verdict.textContent = `‖∂L/∂θ‖ = ${pull.toFixed(3)}. ${word}`;
   }
 
   drawOverlay(seen) {
-    const { view, overlay, family, theta, reach, handles, outSize } = this, padding = this.model.get("padding"), { source } = seen;
+    const { family, theta, reach, outSize: [height, width] } = this, padding = this.model.get("padding"), { source } = seen;
     if (this.padding !== padding) {
       this.padding = padding;
       const whole = throughMatrix([reach[0], 0, 0, 0, reach[1], 0, 0, 0, 1], targetPoints(this.viewSize));
-      paint(view, sample(this.source, this.size, whole, "nearest", padding), this.viewSize);
+      paint(this.view, sample(this.source, this.size, whole, "nearest", padding), this.viewSize);
     }
-    const ratio = devicePixelRatio, width = Math.round(overlay.clientWidth * ratio), height = Math.round(overlay.clientHeight * ratio);
-    if (overlay.width !== width || overlay.height !== height) Object.assign(overlay, { width, height });
-    const pen = overlay.getContext("2d"), X = (x) => ((x / reach[0] + 1) * width) / 2, Y = (y) => ((y / reach[1] + 1) * height) / 2;
-    pen.clearRect(0, 0, width, height);
-    const stroke = (color, lineWidth, draw) => {
-      Object.assign(pen, { strokeStyle: color, lineWidth: lineWidth * ratio, lineJoin: "round" });
-      pen.beginPath();
-      draw();
-      pen.stroke();
-    };
-    /** A line through points (flat), lifted every `length` points and where they lie behind the horizon. */
-    const trace = (points, length = Infinity) => {
-      for (let i = 0, down = false; i < points.length; i += 2) {
-        const far = Math.abs(points[i]) + Math.abs(points[i + 1]) > 99;
-        if (far || !down || (i / 2) % length === 0) pen.moveTo(X(points[i]), Y(points[i + 1]));
-        else pen.lineTo(X(points[i]), Y(points[i + 1]));
-        down = !far;
+    const stroke = makePen(this.overlay, reach), through = (points) => family.points(theta, points);
+    stroke("#888", 1, [[...CORNERS, -1, -1]]);  // the edge of the image
+    const lines = [through(DOWN), through(ACROSS)];
+    stroke(BLUE + "90", 1, lines, 17);
+    const skip = Math.ceil((Math.max(height, width) * 9) / this.overlay.clientWidth), dots = [];
+    for (let row = 0; row < height; row += skip)
+      for (let column = 0; column < width; column += skip) {
+        const i = 2 * (row * width + column);
+        dots.push([source[i], source[i + 1], source[i], source[i + 1]]);
       }
-    };
-    stroke("#888", 1, () => pen.rect(X(-1), Y(-1), X(1) - X(-1), Y(1) - Y(-1)));
-    stroke(BLUE + "90", 1, () => { for (const lines of [ACROSS, DOWN]) trace(family.points(theta, lines), 17); });
-    const dot = 1.5 * ratio, skip = Math.ceil((Math.max(...outSize) * 9 * ratio) / width);
-    pen.fillStyle = BLUE;
-    for (let row = 0; row < outSize[0]; row += skip) for (let column = 0; column < outSize[1]; column += skip) {
-      const i = 2 * (row * outSize[1] + column);
-      pen.fillRect(X(source[i]) - dot / 2, Y(source[i + 1]) - dot / 2, dot, dot);
-    }
-    stroke(ORANGE, 2.5, () => trace(family.points(theta, FRAME)));
-    pen.fillStyle = ORANGE;
-    pen.beginPath();
-    trace(family.points(theta, FLAG));
-    pen.fill();
-    if (this.challenge) this.drawPulls(stroke, trace, seen);
-    const at = family.points(theta, family.handles.at), edge = (value) => `${50 + 50 * clamp(value, -0.97, 0.97)}%`;
-    handles.forEach((node, i) => {
-      Object.assign(node.style, { left: edge(at[2 * i] / reach[0]), top: edge(at[2 * i + 1] / reach[1]) });
-      node.setAttribute("aria-label", `${node.dataset.name}, x ${signed(at[2 * i])}, y ${signed(at[2 * i + 1])}; arrow keys move it`);
+    stroke(BLUE, 2, dots);
+    stroke(ORANGE, 2.5, lines.flatMap((line) => [line.slice(0, 34), line.slice(-34)]));
+    stroke(ORANGE, 7, [through(FLAG)]);
+    if (this.challenge) this.drawPulls(stroke, seen);
+    const places = pairs(through(family.handles));
+    this.handles.forEach((node, i) => {
+      const [left, top] = places[i].map((value, axis) => `${50 + 50 * clamp(value / reach[axis], -0.97, 0.97)}%`);
+      Object.assign(node.style, { left, top });
+      const [x, y] = places[i].map((value) => signed(value));
+      node.setAttribute("aria-label", `${node.dataset.name}, x ${x}, y ${y}; arrow keys move it`);
     });
-    this.showProbe(stroke, trace, source);
+    this.showProbe(stroke, source);
   }
 
-  /** Thin: where each output pixel would rather look. Thick: the handles, ten steps from here. The path so far. */
-  drawPulls(stroke, trace, { source, pulls, gradient }) {
-    const { family, theta, history } = this, longest = pulls.reduce((most, pull) => Math.max(most, Math.abs(pull)), 1e-9);
-    const arrow = (x, y, dx, dy) => {
-      const u = x + dx, v = y + dy, length = Math.hypot(dx, dy), a = (0.05 * dx) / length, b = (0.05 * dy) / length;
-      if (length > 0.01) trace([x, y, u, v, u - a - b, v - b + a, u, v, u - a + b, v - b - a]);
-    };
-    stroke(YELLOW + "b0", 1, () => {
-      const scale = -0.2 / longest;
-      for (let i = 0; i < pulls.length; i += 2) if (Math.hypot(pulls[i], pulls[i + 1]) > 0.15 * longest)
-        trace([source[i], source[i + 1], source[i] + scale * pulls[i], source[i + 1] + scale * pulls[i + 1]]);
-    });
-    for (const k of [0, 2]) stroke(ORANGE, 1.5, () => trace(history.flatMap(({ at }) => [at[k], at[k + 1]])));
-    const from = family.points(theta, family.handles.at);
-    const to = family.points(theta.map((value, k) => value - 10 * this.rate * gradient[k]), family.handles.at);
-    for (const [color, lineWidth] of [["#000", 6], [YELLOW, 3]]) stroke(color, lineWidth, () => {
-      for (let i = 0; i < from.length; i += 2) arrow(from[i], from[i + 1], to[i] - from[i], to[i + 1] - from[i + 1]);
-    });
+  /** Thin: where each pixel would rather look. Thick: the handles, ten steps ahead. And the path so far. */
+  drawPulls(stroke, seen) {
+    const { family, theta, history } = this, longest = seen.pulls.reduce((most, pull) => Math.max(most, Math.abs(pull)), 1e-9);
+    const places = pairs(seen.source);
+    stroke(YELLOW + "b0", 1, pairs(seen.pulls).map(([dx, dy], i) => {
+      const [x, y] = places[i], scale = -0.2 / longest;
+      return Math.hypot(dx, dy) > 0.15 * longest ? [x, y, x + scale * dx, y + scale * dy] : [];
+    }));
+    stroke(ORANGE, 1.5, [0, 2].map((k) => history.flatMap(({ at }) => [at[k], at[k + 1]])));
+    const to = pairs(family.points(this.ahead(seen, 10), family.handles));
+    const arrows = pairs(family.points(theta, family.handles)).map(([x, y], i) => arrow(x, y, to[i][0] - x, to[i][1] - y));
+    stroke("#000", 6, arrows);
+    stroke(YELLOW, 3, arrows);
   }
 
-  showProbe(stroke, trace, source) {
+  showProbe(stroke, source) {
     const { probe, cursor, told, outSize: [height, width] } = this;
     cursor.hidden = !probe;
     told.textContent = "Point at a pixel here: where does it look?";
     if (!probe) return;
-    const [row, column] = probe, i = 2 * (row * width + column), x = source[i], y = source[i + 1];
+    const [column, row] = probe, i = 2 * (row * width + column), [x, y] = source.subarray(i, i + 2);
     Object.assign(cursor.style, { left: `${(100 * column) / width}%`, top: `${(100 * row) / height}%`,
       width: `${100 / width}%`, height: `${100 / height}%` });
-    for (const [color, lineWidth] of [["#000", 6], ["#fff", 2.5]])
-      stroke(color, lineWidth, () => trace([x - 0.08, y, x + 0.08, y, x, y - 0.08, x, y + 0.08], 2));
+    const cross = [[x - 0.08, y, x + 0.08, y], [x, y - 0.08, x, y + 0.08]];
+    stroke("#000", 6, cross);
+    stroke("#fff", 2.5, cross);
     told.textContent = `Row ${row}, column ${column} looks at (${signed(x)}, ${signed(y)}).`;
   }
 }
 
-// ---- Two hosts ----
-
-/** Stands in for the kernel in the built page: holds the state and tells who listens. */
-export class StaticModel {
-  constructor(state) { this.state = state; this.listeners = []; }
-  get(name) { return this.state[name]; }
-  set(name, value) {
-    this.state[name] = value;
-    for (const [event, listener] of this.listeners) if (event === `change:${name}`) listener();
-  }
-  on(event, listener) { this.listeners.push([event, listener]); }
-  off() {}
-  save_changes() {}
-}
-
 /** anywidget's entry point. */
-function render({ model, el }) {
-  const explorer = new Explorer(model, el);
-  return () => explorer.remove();
-}
-
-/** Brings every explorer of a built page to life. */
-export function mountAll() {
-  for (const el of document.querySelectorAll("[data-theta-explorer]")) {
-    el.replaceChildren();
-    render({ model: new StaticModel(JSON.parse(el.dataset.thetaExplorer)), el });
-  }
-}
-
-export default { render };
+export default {
+  render({ model, el }) {
+    const explorer = new Explorer(model, el);
+    return () => explorer.remove();
+  },
+};
