@@ -27,8 +27,8 @@ def test_the_book_is_built(site):
 class Visit:
     """A page opened in the browser, with all that went wrong on the way."""
 
-    def __init__(self, browser, address: str, base: str, **options) -> None:
-        self.context = browser.new_context(viewport=DESK, **options)
+    def __init__(self, browser, address: str, base: str, viewport=DESK, **options) -> None:
+        self.context = browser.new_context(viewport=viewport, **options)
         self.page = self.context.new_page()
         self.faults: list[str] = []
         self.page.on("console", self._console)
@@ -101,11 +101,12 @@ def test_page(browser, site, site_server, name, scheme):
         assert visit.faults == []
 
 
-@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("mode, screen", [("light", DESK), ("dark", DESK), ("light", PHONE)])
 @pytest.mark.parametrize("name", CONTENT)
-def test_accessibility(browser, site, name, mode):
+def test_accessibility(browser, site, name, mode, screen):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with Visit(browser, f"{site.as_uri()}/{name}", site.as_uri(), color_scheme=mode) as visit:
+    base = site.as_uri()
+    with Visit(browser, f"{base}/{name}", base, viewport=screen, color_scheme=mode) as visit:
         assert visit.page.locator("html").get_attribute("data-theme") == mode
         found = axe.run(visit.page).response["violations"]
     grave = [
