@@ -12,6 +12,7 @@ import html
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,10 +22,9 @@ import traitlets
 from torch import Tensor
 
 from stn_helpers.explorer.presets import PRESETS, PUZZLES
-from stn_helpers.sampling import MODES, PADDINGS
 from stn_helpers.transforms import Affine, Attention, Projective, Similarity, ThinPlateSpline, Transform
 
-__all__ = ["FAMILIES", "ThetaExplorer"]
+__all__ = ["FAMILIES", "MODES", "PADDINGS", "ThetaExplorer", "static_script", "static_style"]
 
 FAMILIES: dict[str, Transform] = {
     "affine": Affine(),
@@ -34,6 +34,10 @@ FAMILIES: dict[str, Transform] = {
     "tps": ThinPlateSpline(),
 }
 """The families the explorer knows, by the name it calls them; "tps" is the thin plate spline with 4×4 control points."""
+
+PADDINGS = ("zeros", "border")
+MODES = ("bilinear", "nearest")
+"""What the page can do of what `stn_helpers.sampling.sample` can."""
 
 HERE = Path(__file__).parent
 STATE = ("family", "theta", "index", "out_size", "padding", "mode", "hidden", "pixels", "shape", "presets")
@@ -144,7 +148,8 @@ class ThetaExplorer(anywidget.AnyWidget):
     def static_html(self) -> str:
         """The explorer as it stands, for a page without a kernel: one element that holds its state as JSON.
 
-        The page must load the script and the style that ``tools/explorer_extension.py`` puts into the book.
+        The page must load, at its end or deferred, `static_script`, and `static_style`. Notebooks show this element only while
+        the environment variable ``STN_STATIC_PAGE`` is 1, as it is when the book is built.
         """
         state = html.escape(json.dumps({name: getattr(self, name) for name in STATE}))
         return (
@@ -157,6 +162,21 @@ class ThetaExplorer(anywidget.AnyWidget):
         if bundle and os.environ.get("STN_STATIC_PAGE") == "1":
             bundle[0]["text/html"] = self.static_html()
         return bundle
+
+
+def static_script() -> str:
+    """The classic script that brings every `ThetaExplorer.static_html` of a page to life; works from ``file://`` too.
+
+    It is ``explorer.js`` without its exports, and ``static_page.js``, which stands in for the kernel.
+    """
+    module = (HERE / "explorer.js").read_text(encoding="utf-8").replace("export default ", "const widget = ")
+    host = (HERE / "static_page.js").read_text(encoding="utf-8")
+    return "(() => {\n" + re.sub(r"^export ", "", module, flags=re.MULTILINE) + host + "})();\n"
+
+
+def static_style() -> str:
+    """The style of `static_script`'s explorers."""
+    return (HERE / "explorer.css").read_text(encoding="utf-8")
 
 
 def _presets(family: str) -> dict[str, dict[str, list[float]]]:

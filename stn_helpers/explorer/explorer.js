@@ -1,14 +1,13 @@
-// The θ explorer of the book "Where to Look": one ES module, no framework, no build step, two hosts. In a notebook
-// anywidget calls `render` with a model that lives in the kernel; in the built page static_page.js does, without one.
-// Formulas, names and coordinates are those of stn_helpers.transforms and stn_helpers.sampling. Points lie flat in
-// memory, x₀, y₀, x₁, y₁, …; images row by row.
+// The θ explorer. In a notebook anywidget calls `render` with a model that lives in the kernel; in the built page
+// static_page.js does. Formulas, names and coordinates are those of stn_helpers.transforms and stn_helpers.sampling.
+// Points lie flat in memory, x₀, y₀, x₁, y₁, …; images row by row.
 
 // ---- Grid generator ----
 
-/** Where the denominator is not above this, a target point lies behind the horizon and reads outside the image. */
-export const HORIZON = 1e-3;
+/** Unless its denominator is above this, a target point lies behind the horizon and reads outside the image. */
+const HORIZON = 1e-3;
 
-export const pixelCenters = (n) => Array.from({ length: n }, (_, i) => (2 * i + 1) / n - 1);
+const pixelCenters = (n) => Array.from({ length: n }, (_, i) => (2 * i + 1) / n - 1);
 
 const pairs = (flat) => Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i], flat[2 * i + 1]]);
 
@@ -16,11 +15,11 @@ const cache = new Map();
 const cached = (key, make) => cache.get(key) ?? cache.set(key, make()).get(key);
 
 /** The pixel centres of an output; one array per size, for which a spline's basis can be kept. */
-export const targetPoints = ([height, width]) => cached(`${height} ${width}`, () =>
+const targetPoints = ([height, width]) => cached(`${height} ${width}`, () =>
   Float64Array.from(pixelCenters(height).flatMap((y) => pixelCenters(width).flatMap((x) => [x, y]))));
 
 /** Points through a 3×3 matrix (9 numbers, row by row): (X/w, Y/w). */
-export function throughMatrix(m, points) {
+function throughMatrix(m, points) {
   const source = new Float64Array(points.length);
   for (let i = 0; i < points.length; i += 2) {
     const x = points[i], y = points[i + 1], w = m[6] * x + m[7] * y + m[8];
@@ -87,7 +86,7 @@ const CORNERS = [-1, -1, 1, -1, 1, 1, -1, 1];
 
 const ENTRIES = [11, 12, 13, 21, 22, 23, 31, 32].map((k) => `θ_${k}`);
 
-/** `chain` takes ∂L/∂matrix back to ∂L/∂θ; `drag` finds the θ that takes a corner of the target, or its centre, to (x, y). */
+/** `chain` takes ∂L/∂matrix back to ∂L/∂θ; `drag` finds the θ that takes a corner, or the centre, to (x, y). */
 const matrixFamily = (family) => ({
   ...family,
   handles: [...CORNERS, 0, 0],
@@ -192,11 +191,11 @@ function roundHalfEven(value) {
 /** [-1, 1] → pixel units, in which pixel i has its centre at i. */
 function toPixels(coordinate, n, padding) {
   const pixel = ((coordinate + 1) * n - 1) / 2;
-  return padding === "border" ? Math.min(Math.max(pixel, 0), n - 1) : pixel;
+  return padding === "border" ? clamp(pixel, 0, n - 1) : pixel;
 }
 
-/** Reads `image` (of `size` [H, W]) at the points of `grid`. Into `slopes`, where given, go ∂V/∂x and ∂V/∂y:
- *  equation 7 of the paper; at a pixel centre the derivative to the right, as torch takes it. */
+/** Reads `image` (of `size` [H, W]) at the points of `grid`. Into `slopes`, where given, go ∂V/∂x and ∂V/∂y: the paper's
+ *  equation 7; at a pixel centre the derivative to the right, as torch takes it. */
 export function sample(image, [height, width], grid, mode, padding, slopes) {
   const output = new Float64Array(grid.length / 2);
   const at = (row, column) =>
@@ -215,8 +214,8 @@ export function sample(image, [height, width], grid, mode, padding, slopes) {
   return output;
 }
 
-/** Grid generator and sampler: `output`, and `source`, where its pixels looked. With a `goal` also the loss
- *  L = mean (V − goal)², `gradient` = ∂L/∂θ, and `pulls` = ∂L/∂(x, y) of every source point. */
+/** Grid generator and sampler: `output`, and the `source` points it read. With a `goal` also the loss
+ *  L = mean (V − goal)², its `gradient` ∂L/∂θ, and `pulls`, ∂L/∂(x, y) of every source point. */
 export function warp(image, size, family, theta, outSize, mode, padding, goal) {
   const points = targetPoints(outSize), source = family.points(theta, points);
   const pulls = goal && new Float64Array(source.length), output = sample(image, size, source, mode, padding, pulls);
@@ -243,7 +242,6 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 
 const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-let ids = 0;
 
 /** An element with attributes, listeners (on…) and children. */
 function h(tag, attributes, ...children) {
@@ -261,12 +259,11 @@ const figure = (area, title, note, ...content) =>
   h("figure", { class: `tx-${area}` }, h("figcaption", null, title, h("span", null, note)), ...content);
 const group = (name, label, ...content) => h("div", { class: name, role: "group", "aria-label": label }, ...content);
 
-/** A labelled slider and its value, in one row; "θ_11" is θ with 11 as its subscript. */
+/** A slider between its name and its value; "θ_11" is θ with 11 as its subscript. */
 function slider(name, oninput) {
-  const id = `tx-${++ids}`, act = () => oninput(input.valueAsNumber);
-  const input = h("input", { type: "range", id, min: -2, max: 2, step: 0.01, oninput: act });
-  const [label, below] = name.split("_"), value = h("output", { for: id });
-  const row = h("div", { class: "tx-slider" }, h("label", { for: id }, label, h("sub", null, below ?? "")), input, value);
+  const [label, below] = name.split("_"), value = h("output"), act = () => oninput(input.valueAsNumber);
+  const input = h("input", { type: "range", min: -2, max: 2, step: 0.01, "aria-label": name.replace("_", " "), oninput: act });
+  const row = h("div", { class: "tx-slider" }, h("span", null, label, h("sub", null, below ?? "")), input, value);
   return { input, value, row };
 }
 
@@ -299,8 +296,8 @@ function paint(canvas, values, [height, width]) {
   resize(canvas, width, height).putImageData(pixels, 0, 0);
 }
 
-/** Clears the canvas and returns what strokes lines (flat points) on it, in the coordinates of the source: x in ±reach[0],
- *  y in ±reach[1]. A line is lifted every `length` points, and where it meets the horizon. */
+/** Clears the canvas, which shows x in ±reach[0] and y in ±reach[1], and returns what strokes lines on it. A line is lifted
+ *  every `length` points and at the horizon. */
 function makePen(canvas, reach) {
   const ratio = devicePixelRatio, [x, y] = [canvas.clientWidth, canvas.clientHeight].map((side) => Math.round(side * ratio) / 2);
   const pen = resize(canvas, 2 * x, 2 * y);
@@ -319,7 +316,7 @@ function makePen(canvas, reach) {
   };
 }
 
-/** An arrow from (x, y) by (dx, dy) as one line; none where it is too short to see. */
+/** An arrow from (x, y) by (dx, dy) as one line; nothing where it is too short to see. */
 function arrow(x, y, dx, dy) {
   const u = x + dx, v = y + dy, length = Math.hypot(dx, dy), a = (0.06 * dx) / length, b = (0.06 * dy) / length;
   return length > 0.01 ? [x, y, u, v, u - a - b, v - b + a, u, v, u - a + b, v - b - a] : [];
@@ -334,8 +331,7 @@ class Explorer {
       Float64Array.from(bytes.subarray(i * area, (i + 1) * area), (byte) => byte / 255));
     this.size = [height, width];
     this.aspect = width / height;
-    const margin = Math.round(0.2 * Math.max(height, width));
-    this.viewSize = [height + 2 * margin, width + 2 * margin];
+    this.viewSize = this.size.map((side) => side + 2 * Math.round(0.2 * side));
     this.reach = [this.viewSize[1] / width, this.viewSize[0] / height];
     this.rate = 0.05;
     this.root = group("theta-explorer", "θ explorer");
@@ -357,7 +353,7 @@ class Explorer {
   get family() { return FAMILIES[this.model.get("family")]; }
   get outSize() { return this.model.get("out_size"); }
 
-  /** The model's θ; the identity in the moment between a new family and its θ. */
+  /** Between a new family and its θ: the identity. */
   get theta() {
     const theta = this.model.get("theta"), { identity } = this.family;
     return theta.length === identity.length ? theta : identity;
@@ -368,7 +364,7 @@ class Explorer {
     this.model.save_changes();
   }
 
-  /** θ from the reader's hand: ends whatever moves by itself. */
+  /** θ by hand: ends whatever moves by itself. */
   move(theta) {
     cancelAnimationFrame(this.motion);
     if (theta?.every(Number.isFinite)) this.set({ theta });
@@ -404,7 +400,6 @@ class Explorer {
     });
   }
 
-  /** A puzzle from the start: this one or another. */
   restart(hidden) {
     this.task = null;
     this.move(this.family.identity);
@@ -417,27 +412,27 @@ class Explorer {
     this.pending = 0;
     const get = (name) => this.model.get(name), hidden = get("hidden");
     const built = [get("family"), hidden.length, Object.keys(get("presets").presets)].join();
-    const task = [built, get("index"), hidden, this.outSize].join();
-    this.challenge = hidden.length === this.family.identity.length;
+    const task = `${built} ${get("index")} ${hidden} ${this.outSize}`;
+    this.puzzle = hidden.length === this.family.identity.length;
     if (this.built !== built) this.build();
     if (this.task !== task) this.begin();
     Object.assign(this, { built, task });
     const seen = this.look();
     paint(this.output, seen.output, this.outSize);
-    if (this.challenge) this.showLoss(seen);
+    if (this.puzzle) this.showLoss(seen);
     this.showControls(seen);
     this.drawOverlay(seen);
   }
 
   /** The picture to warp: the image; in a puzzle hidden behind θ, the upright one as the goal. */
   begin() {
-    const { model, size, outSize, challenge, family } = this, upright = this.images[model.get("index")];
-    const plain = (by, theta, to) => warp(upright, size, by, theta, to, "bilinear", "zeros").output;
-    this.source = challenge ? plain(family, model.get("hidden"), size) : upright;
-    this.goal = challenge && plain(FAMILIES.attention, [1, 0, 0], outSize);
+    const { model, size, outSize, puzzle, family } = this, upright = this.images[model.get("index")];
+    const plain = (by, theta, to) => warp(upright, size, by, theta, to).output;
+    this.source = puzzle ? plain(family, model.get("hidden"), size) : upright;
+    this.goal = puzzle && plain(FAMILIES.attention, [1, 0, 0], outSize);
     this.history = [];
     this.probe = this.padding = null;
-    if (challenge) paint(this.goalCanvas, this.goal, outSize);
+    if (puzzle) paint(this.goalCanvas, this.goal, outSize);
     const shape = outSize[1] / outSize[0];
     Object.assign(this.screen.style, { width: `${100 * Math.min(1, shape / this.aspect)}%`, aspectRatio: shape });
   }
@@ -448,38 +443,38 @@ class Explorer {
   }
 
   build() {
-    const { challenge, family, aspect, reach } = this;
-    this.usesParts = !!family.parts && !challenge;
+    const { puzzle, family, aspect, reach } = this;
+    this.usesParts = !!family.parts && !puzzle;
     this.point = 0;
-    this.view = picture("Source image and what lies outside it");
+    this.view = picture("Source image");
     this.overlay = h("canvas", { "aria-hidden": true });
     this.handles = pairs(family.handles).map((target, i) => this.handle(target, i));
     this.told = h("p", { class: "tx-probe", "aria-live": "polite" });
     this.output = picture("Output image");
     this.screen = this.outputScreen();
-    [this.goalCanvas, this.difference] = ["The goal", "Difference between output and goal"].map(picture);
+    [this.goalCanvas, this.difference] = ["Goal", "Output less goal"].map(picture);
     this.sliderBox = group("tx-sliders", "Parameters");
     const box = (name, ratio, ...content) => h("div", { class: name, style: `aspect-ratio: ${ratio}` }, ...content);
     this.root.replaceChildren(
-      h("div", { class: challenge ? "tx-top tx-challenge" : "tx-top" },
+      h("div", { class: puzzle ? "tx-top tx-puzzle" : "tx-top" },
         figure("source", "Source", " where θ looks",
           box("tx-stage", (aspect * reach[0]) / reach[1], this.view, this.overlay, ...this.handles)),
         figure("output", "Output", " what it sees", box("tx-box", aspect, this.screen), this.told),
-        h("div", { class: "tx-goals" }, ...(challenge
+        h("div", { class: "tx-goals" }, ...(puzzle
           ? [figure("goal", "Goal", "", this.goalCanvas), figure("goal", "Error", "", this.difference)] : [])),
         this.numberBox()),
-      ...(challenge ? [this.lossPanel()] : []), this.presetRow(), this.sliderBox, this.settingsRow());
+      ...(puzzle ? [this.lossPanel()] : []), this.presetRow(), this.sliderBox, this.settingsRow());
     this.fillSliders();
   }
 
   handle(target, i) {
-    const corners = ["Top left corner", "Top right corner", "Bottom right corner", "Bottom left corner", "Centre"];
+    const corners = ["Top left", "Top right", "Bottom right", "Bottom left", "Centre"];
     const place = () => this.family.points(this.theta, target);
     const drag = (x, y) => this.move(this.family.drag(this.theta, target, [x, y], i));
     const where = (event) => within(this.overlay, event).map((share, axis) => (2 * share - 1) * this.reach[axis]);
     let grip = null;  // from the pointer to the handle, so that nothing jumps when it is taken
     const node = button("", null, {
-      class: "tx-handle", "data-name": this.family.matrix ? corners[i] : `Control point ${i + 1}`,
+      class: "tx-handle", title: "drag, or use the arrow keys", "data-name": this.family.matrix ? corners[i] : `Control point ${i + 1}`,
       onfocus: () => { this.point = i; this.fillSliders(); this.schedule(); },
       onpointerdown: (event) => {
         const [x, y] = where(event), [u, v] = place();
@@ -513,7 +508,7 @@ class Explorer {
       pick(x * this.outSize[1], y * this.outSize[0]);
     };
     return h("div", {
-      class: "tx-screen", tabindex: 0, role: "application", "aria-label": "Output: arrow keys pick a pixel and tell where it looks",
+      class: "tx-screen", tabindex: 0, role: "application", "aria-label": "Output: arrow keys pick a pixel",
       onpointermove: point, onpointerdown: point,
       onkeydown: onArrows((dx, dy) => { const [column, row] = this.probe ?? [0, 0]; pick(column + dx, row + dy); }),
     }, this.output, this.cursor);
@@ -536,25 +531,26 @@ class Explorer {
   }
 
   presetRow() {
-    const { challenge, family } = this, { presets, puzzles } = this.model.get("presets");
-    const chips = Object.entries(challenge ? puzzles : presets).map(([name, theta]) =>
-      button(name, () => (challenge ? this.restart(theta) : this.glide(theta)), { class: "tx-chip" }));
-    const reset = () => (challenge ? this.restart(this.model.get("hidden")) : this.glide(family.identity));
-    return group("tx-row", challenge ? "Puzzles" : "Presets", ...chips, button("Reset", reset, { class: "tx-reset" }));
+    const { puzzle, family } = this, { presets, puzzles } = this.model.get("presets");
+    const chips = Object.entries(puzzle ? puzzles : presets).map(([name, theta]) =>
+      button(name, () => (puzzle ? this.restart(theta) : this.glide(theta)), { class: "tx-chip" }));
+    const reset = () => (puzzle ? this.restart(this.model.get("hidden")) : this.glide(family.identity));
+    return group("tx-row", puzzle ? "Puzzles" : "Presets", ...chips, button("Reset", reset, { class: "tx-reset" }));
   }
 
   /** A slider for each parameter; of a spline, for the two of the control point in hand. */
   fillSliders() {
-    const { family, point, challenge, usesParts, sliderBox } = this, { names } = usesParts ? family.parts : family;
-    const shown = family.matrix ? [...names.keys()] : [2 * point, 2 * point + 1], key = [usesParts, shown].join();
+    const { family, point, puzzle, usesParts, sliderBox } = this, { names } = usesParts ? family.parts : family;
+    const shown = family.matrix ? [...names.keys()] : [2 * point, 2 * point + 1], key = `${usesParts} ${shown}`;
     if (sliderBox.dataset.key === key) return;
     sliderBox.dataset.key = key;
     sliderBox.style.setProperty("--columns", shown.length % 3 && shown.length < 7 ? 2 : 3);
     this.sliders = shown.map((k) => {
       const name = names[k], made = slider(name, (value) => this.turn(k, value)), gradient = h("output", { class: "tx-gradient" });
-      if (name === "rotation") Object.assign(made.input, { min: -180, max: 180, step: 1 });
-      if (challenge && !usesParts) made.row.append(gradient);
-      return { ...made, gradient, k, digits: name === "rotation" ? 0 : 2 };
+      const turns = name === "rotation";
+      if (turns) Object.assign(made.input, { min: -180, max: 180, step: 1 });
+      if (puzzle && !usesParts) made.row.append(gradient);
+      return { ...made, gradient, k, digits: turns ? 0 : 2 };
     });
     sliderBox.replaceChildren(...this.sliders.map(({ row }) => row));
   }
@@ -596,11 +592,9 @@ class Explorer {
   }
 
   numberBox() {
-    const { family, handles } = this, label = family.matrix ? "Matrix" : "Control points x, y";
-    this.cells = family.matrix ? family.matrix(family.identity).map(() => h("span"))
-      : handles.map((node) => button("", () => node.focus()));
-    return h("div", { class: "tx-numbers" }, h("p", null, label),
-      group(family.matrix ? "tx-matrix" : "tx-points", label, ...this.cells));
+    const { family: { matrix, identity }, handles } = this;
+    this.cells = matrix ? matrix(identity).map(() => h("span")) : handles.map((node) => button("", () => node.focus()));
+    return figure("numbers", matrix ? "Matrix" : "Control points", "", group(matrix ? "tx-matrix" : "tx-points", "Numbers", ...this.cells));
   }
 
   showControls({ gradient }) {
@@ -634,7 +628,7 @@ class Explorer {
     this.curve.querySelector("polyline").setAttribute("points",
       history.map((entry, i) => `${(100 * i) / last},${39 - (38 * entry.loss) / top}`).join(" "));
     const pull = Math.hypot(...gradient);
-    const word = loss < 0.15 * top ? "Home." : pull < 0.01 ? "Hardly any pull, and not home: stuck." : "Thick arrows: ten steps.";
+    const word = loss < 0.15 * top ? "Home." : pull < 0.01 ? "Hardly any pull: stuck." : "Thick arrows: ten steps.";
     verdict.textContent = `‖∂L/∂θ‖ = ${pull.toFixed(3)}. ${word}`;
   }
 
@@ -658,21 +652,21 @@ class Explorer {
     stroke(BLUE, 2, dots);
     stroke(ORANGE, 2.5, lines.flatMap((line) => [line.slice(0, 34), line.slice(-34)]));
     stroke(ORANGE, 7, [through(FLAG)]);
-    if (this.challenge) this.drawPulls(stroke, seen);
+    if (this.puzzle) this.drawPulls(stroke, seen);
     const places = pairs(through(family.handles));
     this.handles.forEach((node, i) => {
       const [left, top] = places[i].map((value, axis) => `${50 + 50 * clamp(value / reach[axis], -0.97, 0.97)}%`);
       Object.assign(node.style, { left, top });
       const [x, y] = places[i].map((value) => signed(value));
-      node.setAttribute("aria-label", `${node.dataset.name}, x ${x}, y ${y}; arrow keys move it`);
+      node.setAttribute("aria-label", `${node.dataset.name}, x ${x}, y ${y}`);
     });
     this.showProbe(stroke, source);
   }
 
-  /** Thin: where each pixel would rather look. Thick: the handles, ten steps ahead. And the path so far. */
+  /** Thin: where each pixel would rather look. Thick: the handles in ten steps. And the path so far. */
   drawPulls(stroke, seen) {
-    const { family, theta, history } = this, longest = seen.pulls.reduce((most, pull) => Math.max(most, Math.abs(pull)), 1e-9);
-    const places = pairs(seen.source);
+    const { family, theta, history } = this, places = pairs(seen.source);
+    const longest = seen.pulls.reduce((most, pull) => Math.max(most, Math.abs(pull)), 1e-9);
     stroke(YELLOW + "b0", 1, pairs(seen.pulls).map(([dx, dy], i) => {
       const [x, y] = places[i], scale = -0.2 / longest;
       return Math.hypot(dx, dy) > 0.15 * longest ? [x, y, x + scale * dx, y + scale * dy] : [];
@@ -692,9 +686,7 @@ class Explorer {
     const [column, row] = probe, i = 2 * (row * width + column), [x, y] = source.subarray(i, i + 2);
     Object.assign(cursor.style, { left: `${(100 * column) / width}%`, top: `${(100 * row) / height}%`,
       width: `${100 / width}%`, height: `${100 / height}%` });
-    const cross = [[x - 0.08, y, x + 0.08, y], [x, y - 0.08, x, y + 0.08]];
-    stroke("#000", 6, cross);
-    stroke("#fff", 2.5, cross);
+    for (const [color, line] of [["#000", 9], ["#fff", 5]]) stroke(color, line, [[x, y, x, y]]);
     told.textContent = `Row ${row}, column ${column} looks at (${signed(x)}, ${signed(y)}).`;
   }
 }

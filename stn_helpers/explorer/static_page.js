@@ -1,7 +1,6 @@
-// In the built page this stands in for anywidget and the kernel. The book's Sphinx extension joins explorer.js and this file
-// to one classic script (a page opened from the disk loads no modules), in which `widget` is what explorer.js exports.
+// For the built page: joined with explorer.js to one classic script, as a page opened from the disk loads no modules.
 
-/** Holds the state and tells who listens. */
+/** Stands in for the kernel: holds the state and tells who listens. */
 class StaticModel {
   listeners = [];
   constructor(state) { this.state = state; }
