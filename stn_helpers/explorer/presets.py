@@ -72,7 +72,7 @@ PRESETS: dict[str, dict[str, list[float]]] = {
         "Wave": _spline(lambda x, y: (x + 0.25 * math.sin(math.pi * y), y)),
         "Bulge": _spline(lambda x, y: (x * (0.4 + 0.3 * (x * x + y * y)), y * (0.4 + 0.3 * (x * x + y * y)))),
         "Swirl": _spline(_swirl(60)),
-        "Fold": _spline(lambda x, y: (x, y - 1.1 * (1 - x * x) * (1 + y))),
+        "Fold": _spline(lambda x, y: (x, 1.2 * y * y - 0.4)),
     },
 }
 """θ worth seeing, by family and by the word on the button."""
