@@ -29,7 +29,7 @@ function throughMatrix(m, points) {
   return source;
 }
 
-/** ∂L/∂m (8 entries) from `pulls`, ∂L/∂(x, y) of the source points. */
+/** ∂L/∂m from `pulls`, the ∂L/∂(x, y) of the source points. */
 function matrixGradient(m, points, source, pulls) {
   const d = new Array(8).fill(0);
   for (let i = 0; i < points.length; i += 2) {
@@ -43,7 +43,7 @@ function matrixGradient(m, points, source, pulls) {
   return d;
 }
 
-/** Solves A X = B by Gaussian elimination with pivoting; null where A is singular. */
+/** Solves A X = B by Gaussian elimination; null where A is singular. */
 function solve(A, B) {
   const n = A.length, rows = A.map((row, i) => [...row, ...B[i]]);
   for (let c = 0; c < n; c++) {
@@ -74,7 +74,7 @@ const SPLINE = (() => {
   return solve([...rows, ...below], splineRow(0, 0).map((_, i) => rows.map((_, k) => +(i === k))));
 })();
 
-/** The matrix, a row a point, that takes control points to source points; kept for every array of points. */
+/** The matrix that takes control points to source points; kept for every array of points. */
 const splineBasis = (points) => cached(points, () => Float64Array.from(pairs(points).flatMap((point) => {
   const row = splineRow(...point);
   return SPLINE[0].map((_, k) => row.reduce((sum, value, j) => sum + value * SPLINE[j][k], 0));
@@ -160,17 +160,21 @@ export const FAMILIES = {
     handles: CONTROL,
     points(theta, points) {
       const basis = splineBasis(points), source = new Float64Array(points.length);
-      for (let i = 0, b = 0; i < points.length; i += 2)
-        for (let k = 0; k < theta.length; k += 2, b++) {
-          source[i] += basis[b] * theta[k];
-          source[i + 1] += basis[b] * theta[k + 1];
+      for (let i = 0, b = 0; i < points.length; i += 2) {
+        let x = 0, y = 0;
+        for (let k = 0; k < 32; k += 2, b++) {
+          x += basis[b] * theta[k];
+          y += basis[b] * theta[k + 1];
         }
+        source[i] = x;
+        source[i + 1] = y;
+      }
       return source;
     },
     gradient(theta, points, source, pulls) {
-      const basis = splineBasis(points), d = theta.map(() => 0);
+      const basis = splineBasis(points), d = new Array(32).fill(0);
       for (let i = 0, b = 0; i < points.length; i += 2)
-        for (let k = 0; k < d.length; k += 2, b++) {
+        for (let k = 0; k < 32; k += 2, b++) {
           d[k] += basis[b] * pulls[i];
           d[k + 1] += basis[b] * pulls[i + 1];
         }
@@ -474,7 +478,7 @@ class Explorer {
     const where = (event) => within(this.overlay, event).map((share, axis) => (2 * share - 1) * this.reach[axis]);
     let grip = null;  // from the pointer to the handle, so that nothing jumps when it is taken
     const node = button("", null, {
-      class: "tx-handle", title: "drag, or use the arrow keys", "data-name": this.family.matrix ? corners[i] : `Control point ${i + 1}`,
+      class: "tx-handle", title: "drag, or arrow keys", "data-name": this.family.matrix ? corners[i] : `Control point ${i + 1}`,
       onfocus: () => { this.point = i; this.fillSliders(); this.schedule(); },
       onpointerdown: (event) => {
         const [x, y] = where(event), [u, v] = place();
@@ -643,16 +647,13 @@ class Explorer {
     stroke("#888", 1, [[...CORNERS, -1, -1]]);  // the edge of the image
     const lines = [through(DOWN), through(ACROSS)];
     stroke(BLUE + "90", 1, lines, 17);
-    const skip = Math.ceil((Math.max(height, width) * 9) / this.overlay.clientWidth), dots = [];
+    const skip = Math.ceil((Math.max(height, width) * 12) / this.overlay.clientWidth), spots = [];
     for (let row = 0; row < height; row += skip)
-      for (let column = 0; column < width; column += skip) {
-        const i = 2 * (row * width + column);
-        dots.push([source[i], source[i + 1], source[i], source[i + 1]]);
-      }
-    stroke(BLUE, 2, dots);
+      for (let column = 0; column < width; column += skip) spots.push(2 * (row * width + column));
+    stroke(BLUE, 2, spots.map((i) => [source[i], source[i + 1], source[i], source[i + 1]]));
     stroke(ORANGE, 2.5, lines.flatMap((line) => [line.slice(0, 34), line.slice(-34)]));
     stroke(ORANGE, 7, [through(FLAG)]);
-    if (this.puzzle) this.drawPulls(stroke, seen);
+    if (this.puzzle) this.drawPulls(stroke, seen, spots);
     const places = pairs(through(family.handles));
     this.handles.forEach((node, i) => {
       const [left, top] = places[i].map((value, axis) => `${50 + 50 * clamp(value / reach[axis], -0.97, 0.97)}%`);
@@ -664,11 +665,11 @@ class Explorer {
   }
 
   /** Thin: where each pixel would rather look. Thick: the handles in ten steps. And the path so far. */
-  drawPulls(stroke, seen) {
-    const { family, theta, history } = this, places = pairs(seen.source);
-    const longest = seen.pulls.reduce((most, pull) => Math.max(most, Math.abs(pull)), 1e-9);
-    stroke(YELLOW + "b0", 1, pairs(seen.pulls).map(([dx, dy], i) => {
-      const [x, y] = places[i], scale = -0.2 / longest;
+  drawPulls(stroke, seen, spots) {
+    const { family, theta, history } = this, { source, pulls } = seen;
+    const longest = pulls.reduce((most, pull) => Math.max(most, Math.abs(pull)), 1e-9), scale = -0.2 / longest;
+    stroke(YELLOW + "b0", 1, spots.map((i) => {
+      const [x, y, dx, dy] = [source[i], source[i + 1], pulls[i], pulls[i + 1]];
       return Math.hypot(dx, dy) > 0.15 * longest ? [x, y, x + scale * dx, y + scale * dy] : [];
     }));
     stroke(ORANGE, 1.5, [0, 2].map((k) => history.flatMap(({ at }) => [at[k], at[k + 1]])));
