@@ -7,7 +7,7 @@ PORT ?= 8000
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup digits book test serve lab repository clean distclean
+.PHONY: help setup digits book test serve lab strip repository clean distclean
 
 help: ## show this list
 	@echo "make …"
@@ -45,6 +45,9 @@ serve: ## show the built site on http://127.0.0.1:8000
 
 lab: digits ## work on the chapters in JupyterLab
 	@"$(BIN)/jupyter" lab notebooks
+
+strip: setup ## empty the chapters' outputs before a commit, but for those that tests compare
+	@"$(BIN)/nbstripout" --keep-id notebooks/*.ipynb
 
 repository: ## write the repository's public address: make repository URL=https://github.com/owner/name
 	@"$(PYTHON)" tools/repository.py "$(URL)"

@@ -41,13 +41,12 @@ def missing(what: str) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator:
     """Chromium, headless and without network: the system's, else the one of `playwright install chromium`."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as tool:
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as tool:
         try:
-            chromium = tool.chromium.launch(
-                executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS
-            )
-        except playwright.Error as error:
+            chromium = tool.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_OPTIONS)
+        except Error as error:
             missing(f"no browser (install chromium, or run: playwright install chromium): {error}")
         yield chromium
         chromium.close()

@@ -17,10 +17,9 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def fingerprint(venv):
-    """What the environment was made from: the list of dependencies, and the folders that it points to."""
-    parts = [(ROOT / "pyproject.toml").read_bytes(), str(ROOT).encode(), str(venv).encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+def fingerprint():
+    """What the environment is made from: the list of dependencies, and the package in this folder."""
+    return hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
 
 
 def read_stamp(stamp):
@@ -44,13 +43,22 @@ def run(*command):
         sys.exit(f"Set-up stopped: the command above failed (exit status {code}). Run make again to go on.")
 
 
-def install(venv, torch_index, replace_torch):
+def works(python):
+    """False as well for an environment whose making was interrupted before pip was in it."""
+    try:
+        return subprocess.call([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL) == 0
+    except OSError:
+        return False
+
+
+def install(venv, moved, torch_index, replace_torch):
     python = venv / "bin" / "python"
-    if not python.exists():
-        run(sys.executable, "-m", "venv", venv)
+    fresh = moved or not works(python)
+    if fresh:
+        run(sys.executable, "-m", "venv", "--clear", venv)
     pip = [python, "-m", "pip"]
     if torch_index:
-        if replace_torch:
+        if replace_torch and not fresh:
             run(*pip, "uninstall", "--yes", "torch", "torchvision")
         run(*pip, "install", "--index-url", torch_index, *torch_requirements())
     run(*pip, "install", "--editable", f"{ROOT}[book,test]")
@@ -71,17 +79,19 @@ def main():
     venv = options.venv.absolute()
     stamp = venv / "stn_helpers_ready.json"
     done = read_stamp(stamp)
-    wanted = fingerprint(venv)
+    moved = done.get("venv", str(venv)) != str(venv)  # its scripts name the old folder
+    if moved:
+        done = {}
     # No index asked for: whatever torch is there stays.
-    other_torch = bool(options.torch_index) and options.torch_index != done.get("torch_index")
-    if done.get("fingerprint") == wanted and not other_torch:
+    torch_index = options.torch_index or done.get("torch_index", "")
+    wanted = {"fingerprint": fingerprint(), "venv": str(venv), "torch_index": torch_index}
+    if done == wanted and (venv / "bin" / "python").exists():
         return
     print(f"Setting up {os.path.relpath(venv)} (once; some minutes, most of it PyTorch)", flush=True)
     stamp.unlink(missing_ok=True)
-    install(venv, options.torch_index, replace_torch=other_torch)
-    record = {"fingerprint": wanted, "torch_index": options.torch_index or done.get("torch_index", "")}
+    install(venv, moved, torch_index, replace_torch=torch_index != done.get("torch_index"))
     beside = stamp.with_suffix(".part")
-    beside.write_text(json.dumps(record))
+    beside.write_text(json.dumps(wanted))
     os.replace(beside, stamp)
 
 
