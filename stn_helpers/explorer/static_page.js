@@ -1,6 +1,6 @@
 // For the built page: joined with explorer.js to one classic script, as a page opened from the disk loads no modules.
 
-/** Stands in for the kernel: holds the state and tells who listens. */
+/** Stands in for the kernel: the state, and who listens. */
 class StaticModel {
   listeners = [];
   constructor(state) { this.state = state; }
