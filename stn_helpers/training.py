@@ -156,14 +156,14 @@ def fit(
         OSError: the checkpoint cannot be written.
     """
     device = choose_device(device)
-    started = time.perf_counter()
     model.to(device, memory_format=torch.channels_last)  # on the CPU a fifth less time a step
     _check_training(model, train)
-    images, labels = train.images.to(device), train.labels.to(device)  # once: each batch is then an index_select
-    per_epoch, steps = recipe.steps_per_epoch(len(images)), recipe.steps(len(images))
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )  # fused: one kernel for all parameters
+    started = time.perf_counter()  # only now: the first optimizer of a process imports a second's worth of torch
+    images, labels = train.images.to(device), train.labels.to(device)  # once: each batch is then an index_select
+    per_epoch, steps = recipe.steps_per_epoch(len(images)), recipe.steps(len(images))
     losses, clock = torch.zeros(steps, device=device), torch.zeros(steps, dtype=torch.float64)
     torch.manual_seed(seed)
     model.train()

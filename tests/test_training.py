@@ -1,0 +1,483 @@
+"""Training: equal to a plain torch loop, the same twice, and after a kill the same as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import sklearn.linear_model
+import sklearn.metrics
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from stn_helpers import files, results
+from stn_helpers.checkpoint import Checkpoint
+from stn_helpers.data import Digits
+from stn_helpers.files import read_tensors
+from stn_helpers.training import Recipe, choose_device, evaluate, fit, predict
+
+
+def net(seed: int = 0, dropout: float = 0.3) -> nn.Sequential:
+    """Two convolutions (4-D weights change their memory order), batch norm (buffers), dropout (random numbers)."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.Dropout(dropout), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 3),
+    )  # fmt: skip
+
+
+def digits(count: int = 50, seed: int = 1) -> Digits:
+    numbers = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (count,), generator=numbers)
+    images = torch.rand(count, 1, 8, 8, generator=numbers) * (labels + 1).view(-1, 1, 1, 1) / 3
+    return Digits(images, labels)
+
+
+def noisy(image: torch.Tensor) -> torch.Tensor:
+    return image + 0.1 * torch.randn_like(image)
+
+
+def quiet_fit(model, train, recipe, **kwargs):
+    return fit(model, train, recipe, **({"seed": 0, "device": "cpu", "progress": False} | kwargs))
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    for (name, value), twin in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(value, twin), name
+
+
+RECIPE = Recipe(epochs=5, batch_size=8)  # 50 images: 6 steps an epoch, 30 in all
+
+
+# The recipe
+
+
+@given(
+    steps=st.integers(2, 300),
+    lr=st.floats(1e-5, 10),
+    pct_start=st.floats(0.01, 0.99),
+    div_factor=st.floats(1, 100),
+    final_div_factor=st.floats(1, 1e4),
+)
+def test_the_learning_rate_is_that_of_torch(steps, lr, pct_start, div_factor, final_div_factor):
+    recipe = Recipe(lr=lr, pct_start=pct_start, div_factor=div_factor, final_div_factor=final_div_factor)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    kwargs = {"pct_start": pct_start, "div_factor": div_factor, "final_div_factor": final_div_factor}
+    try:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, cycle_momentum=False, **kwargs)
+    except ZeroDivisionError:  # torch's, where the way up is one step long
+        assert recipe.rate(0, steps) == pytest.approx(lr)
+        return
+    for step in range(steps):
+        assert recipe.rate(step, steps) == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("epochs", float("inf")), ("epochs", float("nan")), ("batch_size", 0), ("batch_size", 2.5),
+     ("lr", -1.0), ("lr", float("nan")), ("pct_start", 0.0), ("pct_start", 1.0), ("div_factor", 0.5),
+     ("final_div_factor", 0.0), ("weight_decay", -0.1), ("betas", (0.9,)), ("betas", (0.9, 1.0)),
+     ("label_smoothing", 1.0)],
+)  # fmt: skip
+def test_a_recipe_names_the_value_that_is_out_of_range(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be"):
+        Recipe(**{field: value})
+
+
+@given(images=st.integers(1, 10_000), batch_size=st.integers(1, 300), epochs=st.floats(0.01, 20))
+def test_steps(images, batch_size, epochs):
+    recipe = Recipe(epochs=epochs, batch_size=batch_size)
+    assert recipe.steps(images) >= 1
+    if images >= batch_size:  # whole batches only, to within the one step that rounding decides
+        assert recipe.steps_per_epoch(images) == len(torch.zeros(images).split(batch_size)) - bool(images % batch_size)
+        assert abs(recipe.steps(images) - epochs * recipe.steps_per_epoch(images)) <= max(0.5, 1 - epochs * 1e-9)
+
+
+def test_half_an_epoch_of_mnist_is_half_its_batches():
+    assert Recipe(epochs=0.5, batch_size=64).steps(60_000) == 468
+    assert Recipe(epochs=2, batch_size=64).steps(10) == 2  # fewer images than a batch: one batch of all
+
+
+# The loop
+
+
+def test_fit_is_a_plain_torch_loop():
+    """Torch's own optimizer, schedule and loss; in float64, and one batch an epoch, so that the order plays no part."""
+    train = Digits(digits(40).images.double(), digits(40).labels)
+    model, plain = net(dropout=0.0).double(), net(dropout=0.0).double()
+    recipe = Recipe(epochs=25, batch_size=40, lr=0.02, weight_decay=0.1, betas=(0.8, 0.95), label_smoothing=0.2)
+    history = quiet_fit(model, train, recipe)
+
+    optimizer = torch.optim.AdamW(plain.parameters(), betas=(0.8, 0.95), weight_decay=0.1, fused=False, foreach=False)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.02, 25, pct_start=0.25, div_factor=10, final_div_factor=100, cycle_momentum=False
+    )
+    losses = []
+    for _ in range(25):
+        loss = F.cross_entropy(plain(train.images), train.labels, label_smoothing=0.2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    assert history.losses.numpy() == pytest.approx(np.array(losses), abs=1e-6)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, atol=1e-7, rtol=1e-7, check_stride=False)
+
+
+def test_a_linear_net_learns_the_real_digits_as_well_as_sklearn_does():
+    images, labels = sklearn.datasets.load_digits(return_X_y=True)
+    images = images.astype("float32") / 16
+    regression = sklearn.linear_model.LogisticRegression(max_iter=1000).fit(images[:1200], labels[:1200])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    tensors = Digits(torch.from_numpy(images).view(-1, 1, 8, 8), torch.from_numpy(labels))
+    quiet_fit(model, Digits(*(part[:1200] for part in tensors)), Recipe(epochs=20, lr=0.02))
+    accuracy = evaluate(model, Digits(*(part[1200:] for part in tensors)))
+    assert accuracy > regression.score(images[1200:], labels[1200:]) - 0.02
+
+
+def test_every_epoch_shows_every_image_at_most_once_in_full_batches_and_another_order():
+    count, seen = 50, []
+    train = Digits(torch.arange(count).float().view(-1, 1, 1, 1), torch.zeros(count, dtype=torch.int64))
+
+    def see(image):
+        seen.append(image.flatten().long().tolist())
+        return image
+
+    recipe = Recipe(epochs=3, batch_size=8)
+    for seed in (0, 1):
+        quiet_fit(nn.Sequential(nn.Flatten(), nn.Linear(1, 2)), train, recipe, seed=seed, augment=see)
+    assert [len(batch) for batch in seen] == [8] * 36
+    epochs = [tuple(sum(seen[start : start + 6], [])) for start in range(0, 36, 6)]
+    assert all(len(set(epoch)) == 48 for epoch in epochs) and len(set(epochs)) == 6
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    runs = []
+    for seed in (0, 0, 1):
+        runs.append(net())
+        runs.append(quiet_fit(runs[-1], digits(), RECIPE, seed=seed, augment=noisy).losses)
+    assert_same(runs[0], runs[2])
+    assert torch.equal(runs[1], runs[3]) and not torch.equal(runs[1], runs[5])
+
+
+def test_watching_changes_nothing_and_costs_no_training_time():
+    seen, model, unwatched = [], net(), net()
+
+    def watch(step, watched):
+        assert watched is model and model.training
+        seen.append(step)
+        evaluate(model, digits())
+        model.eval()
+        torch.manual_seed(step)
+        time.sleep(0.1)
+
+    before = time.perf_counter()
+    history = quiet_fit(model, digits(), RECIPE, augment=noisy, watch=watch, watch_every=7)
+    wall = time.perf_counter() - before
+    assert seen == [0, 7, 14, 21, 28, 30]
+    assert 0 < history.seconds <= wall - 0.6
+    quiet_fit(unwatched, digits(), RECIPE, augment=noisy)
+    assert_same(model, unwatched)
+
+
+def test_history_and_mode():
+    model = net()
+    history = quiet_fit(model, digits(), RECIPE)
+    assert history.steps == 30 == len(history.losses) == len(history.clock) and history.losses.isfinite().all()
+    assert (history.clock.diff() > 0).all() and history.seconds == history.clock[-1]
+    assert not model.training
+
+
+def test_progress_goes_to_stderr_or_nowhere(capsys):
+    quiet_fit(net(), digits(), RECIPE)
+    assert capsys.readouterr() == ("", "")
+    quiet_fit(net(), digits(), RECIPE, progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == "" and "/30" in shown.err
+
+
+@pytest.mark.parametrize("bad_step", [0, 3, 29])
+def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path, bad_step):
+    calls = iter(range(1000))
+
+    def poison(image):
+        return image * float("nan") if next(calls) == bad_step else image
+
+    rate = f"{RECIPE.rate(bad_step, 30):.3g}"
+    with pytest.raises(FloatingPointError, match=rf"nan in step {bad_step} of 30.*{rate}"):
+        quiet_fit(net(), digits(), RECIPE, augment=poison, checkpoint=tmp_path / "c", save_every=0)
+    if bad_step:
+        tensors, header = read_tensors(tmp_path / "c")
+        assert header["step"] == str(bad_step)
+        assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    else:
+        assert not (tmp_path / "c").exists()
+
+
+# Checkpoint and resume
+
+
+class Interrupt(Exception):
+    pass
+
+
+def interrupted(model, at: int, path, **kwargs):
+    """Train, and stop after step ``at``, which is the last one saved."""
+
+    def stop(step, _):
+        if step == at:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        quiet_fit(model, digits(), RECIPE, augment=noisy, checkpoint=path, save_every=0, watch=stop, watch_every=1, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    model = net()
+    return model, quiet_fit(model, digits(), RECIPE, augment=noisy)
+
+
+@pytest.mark.parametrize("at", [1, 5, 6, 7, 29])  # around the end of the first epoch, and one step before the end
+def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, uninterrupted, at):
+    interrupted(net(), at, tmp_path / "c")
+    seen, model = [], net(seed=5)  # other first weights: all that counts is in the file
+    history = quiet_fit(model, digits(), RECIPE, augment=noisy, checkpoint=tmp_path / "c",
+                        watch=lambda step, _: seen.append(step), watch_every=1)  # fmt: skip
+    assert seen == list(range(at + 1, 31))
+    assert_same(model, uninterrupted[0])
+    assert torch.equal(history.losses, uninterrupted[1].losses)
+    assert (history.clock.diff() > 0).all()
+
+
+def test_a_finished_training_is_only_read(tmp_path, uninterrupted):
+    history = quiet_fit(net(), digits(), RECIPE, augment=noisy, checkpoint=tmp_path / "c")
+    model, seen = net(seed=5), []
+    again = quiet_fit(model, digits(), RECIPE, augment=noisy, checkpoint=tmp_path / "c",
+                      watch=lambda step, _: seen.append(step), watch_every=1)  # fmt: skip
+    assert_same(model, uninterrupted[0])
+    assert torch.equal(again.clock, history.clock) and torch.equal(again.losses, history.losses)
+    assert not seen and not model.training
+
+
+def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path):
+    path = tmp_path / "here.safetensors"
+    interrupted(net(), 3, path)
+    before = path.read_bytes()
+    wider = nn.Sequential(net(), nn.Linear(3, 3))
+    shuffled = Digits(digits().images, digits().labels.flip(0))
+    others = {
+        "recipe": (net(), digits(), Recipe(epochs=5, batch_size=8, lr=0.01), {}),
+        "seed": (net(), digits(), RECIPE, {"seed": 1}),
+        "image shape": (net(), digits(51), RECIPE, {}),
+        "labels": (net(), shuffled, RECIPE, {}),
+        "parameters": (wider, digits(), RECIPE, {}),
+        "augment": (net(), digits(), RECIPE, {"augment": None}),
+    }
+    for what, (model, train, recipe, kwargs) in others.items():
+        with pytest.raises(ValueError, match=rf"here\.safetensors is of another training.*{what}.*delete it"):
+            quiet_fit(model, train, recipe, **({"augment": noisy, "checkpoint": path} | kwargs))
+        assert path.read_bytes() == before
+
+
+def test_damaged_checkpoints_and_other_files_are_refused_by_name(tmp_path, monkeypatch):
+    path = tmp_path / "here.safetensors"
+    interrupted(net(), 3, path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[: len(whole) // 2], whole[:3], b"", whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"here\.safetensors is (truncated|damaged).*delete it"):
+            quiet_fit(net(), digits(), RECIPE, augment=noisy, checkpoint=path)
+        assert path.read_bytes() == damaged
+    monkeypatch.setattr(results, "results_folder", lambda: tmp_path)
+    results.save_weights("here", net())
+    with pytest.raises(ValueError, match=r"here\.safetensors holds no state of a training"):
+        quiet_fit(net(), digits(), RECIPE, augment=noisy, checkpoint=path)
+
+
+def test_a_place_that_cannot_be_written_shows_after_the_first_step(tmp_path):
+    (tmp_path / "plain").write_text("")
+    seen = []
+    with pytest.raises(OSError, match="plain/c"):
+        quiet_fit(net(), digits(), RECIPE, checkpoint=tmp_path / "plain" / "c", watch=lambda *_: seen.append(1), watch_every=1)
+    assert len(seen) == 1
+
+
+def test_the_state_is_saved_every_so_many_seconds(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpoint, "save", lambda self, step: saved.append(step))
+    quiet_fit(net(), digits(), RECIPE, checkpoint=tmp_path / "c", save_every=1e9)
+    assert saved == [1, 30]
+
+    def slow(image):
+        time.sleep(0.02)
+        return image
+
+    saved.clear()
+    quiet_fit(net(), digits(), RECIPE, checkpoint=tmp_path / "c", save_every=0.1, augment=slow)
+    assert 3 <= len(saved) <= 8
+
+
+def train_in_child(path, die_in_write=0, kill_after=None, wait=0.0) -> tuple[int, list[int]]:
+    """Train in a forked process and kill it there; its exit code, and the steps that it did."""
+    source, sink = os.pipe()
+    child = os.fork()
+    if child == 0:
+        writes = iter(range(1, 1000))
+
+        def cut_and_die(number):  # in place of fsync: the file beside is written, not yet moved
+            if next(writes) == die_in_write:
+                os.ftruncate(number, os.fstat(number).st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        files.os.fsync = cut_and_die
+        try:
+            quiet_fit(net(), digits(), RECIPE, augment=noisy, checkpoint=path, save_every=0,
+                      watch=lambda step, _: os.write(sink, b"%d\n" % step), watch_every=1)  # fmt: skip
+        finally:
+            os._exit(1 if sys.exc_info()[0] else 0)
+    os.close(sink)
+    steps = []
+    with os.fdopen(source) as lines:
+        for line in lines:
+            steps.append(int(line))
+            if steps[-1] == kill_after:
+                time.sleep(wait)
+                os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), steps
+
+
+def kill_and_resume(folder) -> None:
+    torch.set_num_threads(1)
+    torch.optim.SGD([torch.zeros(1)])  # the first optimizer imports much: once here, not in every child
+    code, steps = train_in_child(f"{folder}/alone")
+    assert (code, steps) == (0, list(range(31)))
+
+    path, moments, reached = f"{folder}/killed", np.random.default_rng(0), 0
+    kills = [{"die_in_write": 4}, {"kill_after": 9}, {"kill_after": 14}, {"die_in_write": 5}, {"kill_after": 22}]
+    for kill in kills:
+        code, steps = train_in_child(path, wait=moments.uniform(0, 0.004), **kill)
+        step = int(read_tensors(path)[1]["step"])
+        assert code == -signal.SIGKILL and reached < step < 30
+        assert steps[0] == (reached + 1 if reached else 0), "it did not go on from the file"
+        reached = step
+    code, steps = train_in_child(path)
+    assert (code, steps) == (0, list(range(reached + 1, 31)))
+
+    (alone, _), (killed, header) = read_tensors(f"{folder}/alone"), read_tensors(path)
+    assert header["step"] == "30" and killed.keys() == alone.keys()
+    for name, value in alone.items():
+        assert name == "clock" or torch.equal(value, killed[name]), name
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path):
+    """By SIGKILL, in the middle of writing and at random moments; in a process that may fork, having one thread."""
+    command = [sys.executable, "-c", "import sys, test_training; test_training.kill_and_resume(sys.argv[1])", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# What is asked of the data, the model, the device
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.rand(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64), r"train\.images.*N above 0"),
+        (torch.rand(4, 8, 8), torch.zeros(4, dtype=torch.int64), r"train\.images.*\(4, 8, 8\)"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), r"train\.images.*uint8"),
+        (torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), r"train\.images: the model cannot take.*3, 8, 8"),
+        (torch.rand(4, 1, 8, 8), torch.zeros(3, dtype=torch.int64), r"train\.labels.*\(4,\).*\(3,\)"),
+        (torch.rand(4, 1, 8, 8), torch.zeros(4, 1, dtype=torch.int64), r"train\.labels.*\(4, 1\)"),
+        (torch.rand(4, 1, 8, 8), torch.zeros(4), r"train\.labels.*int64.*float32"),
+        (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), r"train\.labels: wanted 0 to 2.*got 0 to 3"),
+        (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, -1]), r"train\.labels: wanted 0 to 2.*got -1 to 2"),
+    ],
+)
+def test_bad_data_is_named_before_anything_is_trained(images, labels, message):
+    model = net()
+    with pytest.raises(ValueError, match=message):
+        quiet_fit(model, Digits(images, labels), RECIPE)
+    assert_same(model, net())
+
+
+def test_a_model_without_logits_is_named():
+    with pytest.raises(ValueError, match="model: wanted logits"):
+        quiet_fit(nn.Conv2d(1, 3, 3), digits(), RECIPE)
+
+
+def test_devices():
+    with pytest.raises(ValueError, match="'quantum' is not to be had here; usable: .*cpu"):
+        choose_device("quantum")
+    assert choose_device("cpu") == torch.device("cpu")
+    for name, here in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())):
+        if here:
+            assert choose_device(name).type == name
+        else:
+            with pytest.raises(ValueError, match=name):
+                quiet_fit(net(), digits(), RECIPE, device=name)
+    if torch.cuda.is_available():
+        assert choose_device().type == "cuda"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_too_a_resumed_training_is_as_good_as_new(tmp_path):
+    """Held against the CPU without random numbers; against an uninterrupted run with them, up to rounding."""
+    here, there = net(dropout=0.0), net(dropout=0.0)
+    here_history, there_history = (quiet_fit(model, digits(), RECIPE, device=device)
+                                   for model, device in ((here, "cpu"), (there, "cuda")))  # fmt: skip
+    torch.testing.assert_close(here_history.losses, there_history.losses, atol=2e-3, rtol=0)
+    assert next(there.parameters()).is_cuda and there_history.losses.device.type == "cpu"
+    assert evaluate(here, digits()) == pytest.approx(evaluate(there, digits()), abs=0.05)
+
+    interrupted(net(), 8, tmp_path / "c", device="cuda")
+    resumed, alone = net(seed=5), net()
+    resumed_history = quiet_fit(resumed, digits(), RECIPE, augment=noisy, checkpoint=tmp_path / "c", device="cuda")
+    alone_history = quiet_fit(alone, digits(), RECIPE, augment=noisy, device="cuda")
+    torch.testing.assert_close(resumed_history.losses, alone_history.losses, atol=1e-4, rtol=0)
+
+
+# Evaluating
+
+
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 50))
+def test_predict_and_evaluate_do_not_depend_on_the_batches(count, batch_size):
+    model, data = net(), digits(count)
+    logits = predict(model, data.images, batch_size)
+    model.eval()
+    torch.testing.assert_close(logits, model(data.images).detach(), atol=1e-6, rtol=1e-5)
+    expected = sklearn.metrics.accuracy_score(data.labels.numpy(), logits.argmax(1).numpy())
+    assert evaluate(model, data, batch_size) == pytest.approx(expected, abs=1e-12)
+
+
+def test_predict_restores_the_mode_of_every_part():
+    model = net().train()
+    model[1].eval()
+    modes = [part.training for part in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    predict(model, digits().images)
+    with pytest.raises(RuntimeError):
+        predict(model, torch.rand(2, 5, 8, 8))
+    assert [part.training for part in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_evaluate_names_bad_data():
+    with pytest.raises(ValueError, match=r"digits\.images"):
+        evaluate(net(), Digits(torch.rand(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)))
+    with pytest.raises(ValueError, match=r"digits\.labels"):
+        evaluate(net(), Digits(torch.rand(2, 1, 8, 8), torch.zeros(2)))
+    with pytest.raises(ValueError, match="images: wanted"):
+        predict(net(), torch.rand(8, 8))
