@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from stn_helpers.matrices import affine_theta
 from stn_helpers.sampling import sample
 from stn_helpers.transforms import Affine
 
@@ -34,25 +35,21 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Turn what is in every image by an angle of its own, about the centre.
 
     Args:
-        images: B×C×N×N, floating, square, outside of which there is black (0).
+        images: B×C×H×W, floating, outside of which there is black (0).
         degrees: B angles; a positive one turns clockwise as one sees it, since y points down.
 
     Returns:
-        B×C×N×N.
+        B×C×H×W.
 
     Raises:
-        ValueError: the images are not square (a rotation in [-1, 1] would shear them), or ``degrees`` is not one number
-            for each image.
+        ValueError: ``degrees`` is not one number for each image.
     """
-    if images.shape[-1] != images.shape[-2]:
-        raise ValueError(f"images: wanted square ones, got {tuple(images.shape[-2:])} pixels")
     if degrees.shape != images.shape[:1]:
         raise ValueError(f"degrees: wanted {len(images)} angles, got shape {tuple(degrees.shape)}")
+    height, width = images.shape[-2:]
     # θ maps target to source: to turn the picture by an angle, look along the opposite one.
-    angle = -torch.deg2rad(degrees).to(images)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1)
-    return sample(images, Affine().grid(theta, tuple(images.shape[-2:])))
+    theta = affine_theta(rotation=-torch.deg2rad(degrees).to(images), aspect=width / height)
+    return sample(images, Affine().grid(theta, (height, width)))
 
 
 def rotate_at_random(images: Tensor, most: float = 60.0) -> Tensor:

@@ -36,7 +36,7 @@ class AffineParts(NamedTuple):
     scale_y: Tensor
     """Below 0 where the map mirrors."""
     shear: Tensor
-    """k: x grows by k·y."""
+    """κ: x grows by κ·y."""
     tx: Tensor
     """The window's centre, in units of half the image's width."""
     ty: Tensor
@@ -53,7 +53,7 @@ def affine_theta(
     ty: Tensor | float = 0.0,
     aspect: float = 1.0,
 ) -> Tensor:
-    """θ of `Affine` from its parts: R(φ) · [[1, k], [0, 1]] · diag(s_x, s_y) beside the column (t_x, t_y).
+    """θ of `Affine` from its parts: R(φ) · [[1, κ], [0, 1]] · diag(s_x, s_y) beside the column (t_x, t_y).
 
     On an image of W×H pixels [-1, 1] spans W pixels across and H down, so a rotation in these coordinates
     shears the picture unless W = H. Give ``aspect`` = W/H, and rotation, scales and shear act on the picture

@@ -10,29 +10,22 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from stn_helpers import Affine, figures, sample
+from stn_helpers import figures
 from stn_helpers.data import load_digits
+from stn_helpers.distortions import rotate_at_random
 from stn_helpers.networks import mnist_stn
 from stn_helpers.training import Recipe, fit
 
 DIGITS = (2, 7, 4, 3, 5, 9, 6)
 
 
-def turn_at_random(images: torch.Tensor) -> torch.Tensor:
-    """Rotate every image by an angle of its own, up to 60 degrees either way."""
-    angle = torch.deg2rad(120 * torch.rand(len(images)) - 60)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1)
-    return sample(images, Affine().grid(theta, images.shape[-2:]))
-
-
 def main() -> None:
     digits = load_digits("mnist")
     net = mnist_stn(seed=0)
-    fit(net, digits.train, Recipe(epochs=2), seed=0, device="cpu", augment=turn_at_random)
+    fit(net, digits.train, Recipe(epochs=2), seed=0, device="cpu", augment=rotate_at_random)
     torch.manual_seed(3)
     chosen = torch.stack([digits.test.images[digits.test.labels == k][1] for k in DIGITS])
-    turned = turn_at_random(chosen)
+    turned = rotate_at_random(chosen)
     with torch.no_grad():
         glimpse = net.transformer.glimpse(turned)
     figures.use_style()
