@@ -63,7 +63,7 @@ def affine_theta(
         rotation: φ in radians; like the others a number, or a floating tensor of shape (B,).
         scale_x: s_x.
         scale_y: s_y.
-        shear: k.
+        shear: κ.
         tx: t_x, in [-1, 1] inside the image whatever the aspect.
         ty: t_y, likewise.
         aspect: width/height of the image (input and output alike), above 0.
