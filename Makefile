@@ -47,7 +47,7 @@ lab: digits ## work on the chapters in JupyterLab
 	@"$(BIN)/jupyter" lab notebooks
 
 strip: setup ## empty the chapters' outputs before a commit, but for those that tests compare
-	@"$(BIN)/nbstripout" --keep-id notebooks/*.ipynb
+	@"$(BIN)/python" tools/strip.py notebooks/*.ipynb
 
 repository: ## write the repository's public address: make repository URL=https://github.com/owner/name
 	@"$(PYTHON)" tools/repository.py "$(URL)"

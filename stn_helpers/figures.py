@@ -108,7 +108,7 @@ def show_images(
     # Every picture shows a little of what lies around the image, so that a grid that leaves it is seen to leave.
     if grids:
         for ax in axes.flat:
-            ax.set(xlim=(-1.35, 1.35), ylim=(1.35, -1.35))
+            ax.set(xlim=(-1.45, 1.45), ylim=(1.45, -1.45))
     return figure
 
 

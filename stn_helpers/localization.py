@@ -34,11 +34,11 @@ def theta_head(in_features: int, transform: Transform) -> nn.Linear:
 
 
 class SoftArgmax(nn.Module):
-    """Where each map peaks, as a point that can be differentiated: the spatial soft-argmax (Levine et al. 2016).
+    """The spatial soft-argmax: where each map peaks, as a point that can be differentiated (Levine et al. 2016).
 
-    A softmax over all pixels makes every map a distribution; its mean position is the answer. A sharp peak is found
-    to a fraction of a pixel; a flat map says the centre, (0, 0), which is the identity of a translation. Scaling the
-    maps up sharpens the answer.
+    A softmax over all pixels makes every map a distribution; its mean position is the answer. A sharp peak is
+    found to a fraction of a pixel; a flat map says the centre, (0, 0), which is the identity of a
+    translation. Scaling the maps up sharpens the answer.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class SoftArgmax(nn.Module):
             ValueError: ``maps`` is not a non-empty B×K×H×W floating tensor.
         """
         if maps.dim() != 4 or maps.numel() == 0 or not maps.is_floating_point():
-            raise ValueError(f"maps: wanted non-empty floating B×K×H×W, got {maps.dtype}, {tuple(maps.shape)}")
+            raise ValueError(f"maps: wanted a non-empty floating B×K×H×W, got {maps.dtype} {tuple(maps.shape)}")
         height, width = maps.shape[-2:]
         share = maps.flatten(2).softmax(2).view_as(maps)
         x = share.sum(2) @ pixel_centers(width, dtype=maps.dtype, device=maps.device)

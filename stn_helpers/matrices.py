@@ -1,7 +1,7 @@
-"""The algebra of the matrix families: chain, undo and take apart θ, and change between θ, corners and pixel matrices.
+"""The algebra of the matrix families: chain, undo and take apart θ; θ from corners and from pixel matrices.
 
-θ maps target (output) to source (input), (x, y) in [-1, 1], ``align_corners=False``, as in `stn_helpers.transforms`. All
-functions take whole batches and can be differentiated.
+θ maps target (output) to source (input), (x, y) in [-1, 1], ``align_corners=False``, as in
+`stn_helpers.transforms`. All functions take whole batches and can be differentiated.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = [
 
 
 class AffineParts(NamedTuple):
-    """An affine map taken apart: a target point is scaled, then sheared, then rotated, then moved. Each field is (B,)."""
+    """An affine map taken apart: a target point is scaled, sheared, rotated, then moved. Each field is (B,)."""
 
     rotation: Tensor
-    """φ in radians, in (-π, π]; y points down, so a positive angle turns the window clockwise and the picture back."""
+    """φ in radians, in (-π, π]. As y points down, φ > 0 turns the window clockwise, so the picture the other way."""
     scale_x: Tensor
     """Above 0; below 1 zooms in, as a smaller window is spread over the output."""
     scale_y: Tensor
     """Below 0 where the map mirrors."""
     shear: Tensor
-    """k: x grows by k·y."""
+    """κ: x grows by κ·y."""
     tx: Tensor
     """The window's centre, in units of half the image's width."""
     ty: Tensor
@@ -53,39 +53,41 @@ def affine_theta(
     ty: Tensor | float = 0.0,
     aspect: float = 1.0,
 ) -> Tensor:
-    """θ of `Affine` from its parts: the matrix R(φ) · [[1, k], [0, 1]] · diag(s_x, s_y) beside the column (t_x, t_y).
+    """θ of `Affine` from its parts: R(φ) · [[1, κ], [0, 1]] · diag(s_x, s_y) beside the column (t_x, t_y).
 
-    On an image of W×H pixels [-1, 1] spans W pixels across and H down, so a rotation in these coordinates shears the
-    picture unless W = H. Give ``aspect`` = W/H, and rotation, scales and shear act on the picture in pixels instead:
-    with D = diag(aspect, 1) the matrix becomes D⁻¹ · (the product above) · D.
+    On an image of W×H pixels [-1, 1] spans W pixels across and H down, so a rotation in these coordinates
+    shears the picture unless W = H. Give ``aspect`` = W/H, and rotation, scales and shear act on the picture
+    in pixels instead: with D = diag(aspect, 1) the matrix becomes D⁻¹ · (the product above) · D.
 
     Args:
         rotation: φ in radians; like the others a number, or a floating tensor of shape (B,).
         scale_x: s_x.
         scale_y: s_y.
-        shear: k.
+        shear: κ.
         tx: t_x, in [-1, 1] inside the image whatever the aspect.
         ty: t_y, likewise.
         aspect: width/height of the image (input and output alike), above 0.
 
     Returns:
-        B×6, of the tensors' dtype; 1×6 float32 where all are numbers. ``affine_theta(**parts._asdict())`` undoes
-        `decompose_affine`.
+        B×6, of the tensors' dtype; 1×6 float32 where all are numbers. ``affine_theta(**parts._asdict())``
+        undoes `decompose_affine`.
 
     Raises:
-        ValueError: a part holds NaN or infinity, or ``aspect`` is not above 0.
+        ValueError: a part has another shape, is not floating or not finite; ``aspect`` is not above 0.
     """
     _check_aspect(aspect)
-    parts = (rotation, scale_x, scale_y, shear, tx, ty)
-    like = next((part for part in parts if isinstance(part, Tensor)), torch.zeros(1))
-    parts = [torch.as_tensor(part, dtype=like.dtype, device=like.device) for part in parts]
-    rotation, scale_x, scale_y, shear, tx, ty = torch.broadcast_tensors(*torch.atleast_1d(*parts))
+    given = {"rotation": rotation, "scale_x": scale_x, "scale_y": scale_y, "shear": shear, "tx": tx, "ty": ty}
+    like = next((part for part in given.values() if isinstance(part, Tensor)), torch.zeros(1))
+    parts = []
+    for name, part in given.items():
+        part = torch.as_tensor(part, dtype=like.dtype, device=like.device)
+        parts.append(part if part.dim() else part[None])
+        check_batch(name, parts[-1])
+    rotation, scale_x, scale_y, shear, tx, ty = torch.broadcast_tensors(*parts)
     cos, sin = rotation.cos(), rotation.sin()
     row_x = [cos * scale_x, (cos * shear - sin) * scale_y / aspect, tx]
     row_y = [sin * scale_x * aspect, (sin * shear + cos) * scale_y, ty]
-    theta = torch.stack(row_x + row_y, dim=1)
-    check_batch("the parts", theta, 6)
-    return theta
+    return torch.stack(row_x + row_y, dim=1)
 
 
 def decompose_affine(theta: Tensor, aspect: float = 1.0) -> AffineParts:
@@ -113,8 +115,9 @@ def decompose_affine(theta: Tensor, aspect: float = 1.0) -> AffineParts:
 def compose_affine(first: Tensor, second: Tensor) -> Tensor:
     """θ of one map that sends a target point through ``first`` and the result through ``second``.
 
-    The matrices multiply as M(second) · M(first). Images are warped in the opposite order: sampling with the composed θ
-    is sampling the picture with ``second``, then that output with ``first`` (but for the blur of sampling twice).
+    The matrices multiply as M(second) · M(first). Images are warped in the opposite order: sampling with the
+    composed θ is sampling the picture with ``second``, then that output with ``first`` (but for the blur of
+    sampling twice).
 
     Args:
         first: B×6, floating.
@@ -150,17 +153,18 @@ def invert_affine(theta: Tensor) -> Tensor:
 def corners_to_theta(corners: Tensor) -> Tensor:
     """θ of `Projective` from the places where the four corners of the output look.
 
-    With the corners in homogeneous coordinates p_i = (x, y, 1), the map sends target corner i to w_i p_i, where w_i is the
-    determinant of the other three (twice the area of their triangle). The columns of the matrix are then
-    (−w₁p₁ + w₂p₂ + w₃p₃ − w₄p₄)/4, (−w₁p₁ − w₂p₂ + w₃p₃ + w₄p₄)/4 and (w₁p₁ + w₂p₂ + w₃p₃ + w₄p₄)/4, all divided by the
-    last entry, (w₁ + w₂ + w₃ + w₄)/4: twice the area of the quadrilateral.
+    With the corners in homogeneous coordinates p_i = (x, y, 1), the map sends target corner i to w_i p_i,
+    where w_i is the determinant of the other three (twice the area of their triangle). The columns of the
+    matrix are then (−w₁p₁ + w₂p₂ + w₃p₃ − w₄p₄)/4, (−w₁p₁ − w₂p₂ + w₃p₃ + w₄p₄)/4 and (w₁p₁ + w₂p₂ + w₃p₃ +
+    w₄p₄)/4, all divided by the last entry, (w₁ + w₂ + w₃ + w₄)/4: twice the area of the quadrilateral.
 
-    In a convex quadrilateral all w_i have one sign. Where one corner lies inside the triangle of the others, or two
-    sides cross, the horizon runs through the output, and `projective_grid` reads outside the image behind it.
+    In a convex quadrilateral all w_i have one sign. Where one corner lies inside the triangle of the others,
+    or two sides cross, the horizon runs through the output, and `projective_grid` reads outside the image
+    behind it.
 
     Args:
-        corners: B×4×2, floating, (x, y): where top left, top right, bottom right and bottom left of the *output* (its
-            outer corners, (±1, ±1)) lie in the input.
+        corners: B×4×2, floating, (x, y): where top left, top right, bottom right and bottom left of the
+            *output* (its outer corners, (±1, ±1)) lie in the input.
 
     Returns:
         B×8.
@@ -175,9 +179,11 @@ def corners_to_theta(corners: Tensor) -> Tensor:
     weights = torch.linalg.det(homogeneous[:, others])  # B×4
     smallest = _tiny(corners) * (corners - corners.mean(1, keepdim=True)).square().sum((1, 2))
     _check_all("corners", weights.abs().amin(1) > smallest, "three corners lie on one line, or two coincide")
-    _check_all("corners", weights.sum(1).abs() > smallest, "the sides cross and the horizon runs through the centre")
+    centered = weights.sum(1).abs() > smallest
+    _check_all("corners", centered, "the sides cross and the horizon runs through the centre")
 
-    signs = corners.new_tensor([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])  # the target's corners, (x, y, 1)
+    signs = corners.new_tensor([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
+    # The corners of the output, (x, y, 1), have the signs of the columns above.
     matrix = torch.einsum("bi,bir,ic->brc", weights, homogeneous, signs)
     return (matrix / matrix[:, 2:, 2:]).flatten(1)[:, :8]
 
@@ -189,8 +195,8 @@ def theta_to_corners(theta: Tensor) -> Tensor:
         theta: B×8, floating.
 
     Returns:
-        B×4×2, (x, y): top left, top right, bottom right, bottom left. A corner behind the horizon has a place all the
-        same, the one through which its ray passes backwards.
+        B×4×2, (x, y): top left, top right, bottom right, bottom left. A corner behind the horizon has a place
+        all the same, the one through which its ray passes backwards.
 
     Raises:
         ValueError: θ has another shape, is not floating or not finite; a corner lies on the horizon.
@@ -215,15 +221,17 @@ def theta_from_pixels(
         matrix: B×2×3 or B×3×3, floating.
         in_size: (H, W) of the input, in pixels.
         out_size: (H', W') of the output, in pixels.
-        direction: which way the matrix maps. "source_to_target" is what OpenCV expects unless told otherwise (it inverts
-            the matrix itself); "target_to_source" is what it expects with the flag ``WARP_INVERSE_MAP``, and what θ does.
+        direction: which way the matrix maps. "source_to_target" is what OpenCV expects unless told otherwise
+            (it inverts the matrix itself); "target_to_source" is what it expects with the flag
+            ``WARP_INVERSE_MAP``, and what θ does.
 
     Returns:
         B×6 for `Affine` from B×2×3; B×8 for `Projective` from B×3×3.
 
     Raises:
-        ValueError: another shape, not floating, not finite; a singular matrix that would have to be inverted; an unknown
-            direction; a size below 1; a homography whose horizon runs through the centre of the output.
+        ValueError: another shape, not floating, not finite; a singular matrix that would have to be inverted;
+            an unknown direction; a size below 1; a homography whose horizon runs through the centre of the
+            output.
     """
     rows = 2 if matrix.dim() == 3 and matrix.shape[1] == 2 else 3
     check_batch("matrix", matrix, rows, 3)
@@ -238,7 +246,8 @@ def theta_from_pixels(
     if rows == 2:
         return matrix[:, :2].flatten(1)
     last = matrix[:, 2:, 2:]
-    _check_all("matrix", last.flatten().abs() > _tiny(matrix), "the horizon runs through the centre of the output")
+    fits = last.flatten().abs() > _tiny(matrix)
+    _check_all("matrix", fits, "the horizon runs through the centre of the output")
     return (matrix / last).flatten(1)[:, :8]
 
 
@@ -251,14 +260,15 @@ def pixels_from_theta(
         theta: B×6 or B×8, floating.
         in_size: (H, W) of the input, in pixels.
         out_size: (H', W') of the output, in pixels.
-        direction: "source_to_target" (OpenCV's default) or "target_to_source" (OpenCV's ``WARP_INVERSE_MAP``).
+        direction: "source_to_target" (OpenCV's default) or "target_to_source" (OpenCV's
+            ``WARP_INVERSE_MAP``).
 
     Returns:
         B×2×3 from B×6; B×3×3 from B×8, defined up to a factor.
 
     Raises:
-        ValueError: another shape, not floating, not finite; a singular θ that would have to be inverted; an unknown
-            direction; a size below 1.
+        ValueError: another shape, not floating, not finite; a singular θ that would have to be inverted; an
+            unknown direction; a size below 1.
     """
     affine = theta.dim() == 2 and theta.shape[1] == 6
     matrix = (Affine() if affine else Projective()).matrix(theta)
@@ -295,7 +305,8 @@ def _check_invertible(name: str, matrix: Tensor) -> Tensor:
     """The determinants of B×n×n, once it is sure that no matrix is singular."""
     determinant = torch.linalg.det(matrix)
     columns = matrix.norm(dim=1).prod(1)  # the determinant of columns this long at right angles
-    _check_all(name, determinant.abs() > _tiny(matrix) * columns, "a matrix that flattens the plane has no inverse")
+    invertible = determinant.abs() > _tiny(matrix) * columns
+    _check_all(name, invertible, "a matrix that flattens the plane has no inverse")
     return determinant
 
 

@@ -2,8 +2,8 @@
 
 `sample` runs torch's own kernel and is what nets use. `bilinear_sample` is the same thing written out, with the
 derivatives of the paper (Jaderberg et al. 2015, equations 5 to 7): it is what the chapters explain, and the two agree to
-rounding. `kernel_sample` is the sum over all pixels as the paper prints it, for any kernel. The same grid serves every
-channel.
+rounding. `kernel_sample` is the sum over all pixels as the paper prints it, for any kernel. The same grid
+serves every channel.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "
     Args:
         image: B×C×H×W, floating.
         grid: B×H'×W'×2, same dtype; (x, y) in [-1, 1], ``align_corners=False``. H'×W' is the size of the output.
-        mode: "bilinear", "nearest" (the paper's integer kernel; no gradient reaches the grid) or "bicubic" (16
-            neighbours, smoother; may leave the range of the pixels).
-        padding: what lies outside the image: "zeros" (black), "border" (the nearest edge pixel) or "reflection" (the
-            image mirrored at its outer edges, again and again).
+        mode: "bilinear", "nearest" (the paper's integer kernel; no gradient reaches the grid) or "bicubic"
+            (16 neighbours, smoother; may leave the range of the pixels).
+        padding: what lies outside the image: "zeros" (black), "border" (the nearest edge pixel) or
+            "reflection" (the image mirrored at its outer edges, again and again).
 
     Returns:
         B×C×H'×W'.
@@ -53,7 +53,7 @@ def sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "
 def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tensor:
     """The bilinear sampler from scratch, with its own derivatives; equal to `sample` up to rounding.
 
-    V = Σₙ Σₘ U[n, m] max(0, 1 − |x − m|) max(0, 1 − |y − n|), x and y in pixels (equation 5). Of all H·W terms only
+    ``V = Σₙ Σₘ U[n, m] max(0, 1 − |x − m|) max(0, 1 − |y − n|)``, x and y in pixels (equation 5). Of all H·W terms only
     the four neighbours of (x, y) are not zero. Where x falls exactly on a pixel centre the sum has a kink; there we take,
     as torch does, the derivative to the right: U[m + 1] − U[m].
 
@@ -73,15 +73,16 @@ def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tens
 
 
 def kernel_sample(image: Tensor, grid: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-    """The paper's sampler, every pixel against every output: V = Σₙ Σₘ U[n, m] k(x − m) k(y − n) (equation 3).
+    """The paper's sampler, every pixel against every output (eq. 3): ``V = Σₙ Σₘ U[n, m] k(x − m) k(y − n)``.
 
-    For teaching and checking: it costs H·W terms an output pixel where four would do. Outside the image there is nothing
-    to sum, which is padding with zeros. Gradients are autograd's, through the kernel.
+    For teaching and checking: it costs H·W terms an output pixel where four would do. Outside the image there
+    is nothing to sum, which is padding with zeros. Gradients are autograd's, through the kernel.
 
     Args:
         image: B×C×H×W, floating.
         grid: B×H'×W'×2, same dtype; (x, y) in [-1, 1], ``align_corners=False``.
-        kernel: from distances in pixels, any shape, to weights: `integer_kernel`, `bilinear_kernel`, `bicubic_kernel`.
+        kernel: from distances in pixels, any shape, to weights: `integer_kernel`, `bilinear_kernel`,
+            `bicubic_kernel`.
 
     Returns:
         B×C×H'×W'.
@@ -100,7 +101,7 @@ def kernel_sample(image: Tensor, grid: Tensor, kernel: Callable[[Tensor], Tensor
 
 
 def integer_kernel(distance: Tensor) -> Tensor:
-    """1 for the nearest pixel, 0 for the others: δ(⌊x + 0.5⌋ − m) (equation 4). Halfway, the pixel to the right wins.
+    """1 for the nearest pixel, 0 for the others: δ(⌊x + 0.5⌋ − m) (equation 4); halfway, the one to the right.
 
     Args:
         distance: x − m in pixels, any shape, floating.
@@ -112,7 +113,7 @@ def integer_kernel(distance: Tensor) -> Tensor:
 
 
 def bilinear_kernel(distance: Tensor) -> Tensor:
-    """A tent over two pixels: max(0, 1 − |x − m|) (equation 5).
+    """A tent over two pixels: ``max(0, 1 − |x − m|)`` (equation 5).
 
     Args:
         distance: x − m in pixels, any shape, floating.

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 HORIZON = 1e-3
-"""Target points whose denominator is not above this lie at or behind the horizon of a projective transform."""
+"""Target points whose projective denominator is not above this lie at or behind the horizon."""
 
 
 class Transform(Protocol):
@@ -105,20 +105,22 @@ def matrix_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
         B×H×W×2 sampling grid, (x, y) in [-1, 1], ``align_corners=False``.
 
     Raises:
-        ValueError: ``matrix`` is not B×3×3, or a side of ``size`` is below 1.
+        ValueError: ``matrix`` is not B×3×3, floating and finite, or a side of ``size`` is below 1.
     """
     check_batch("matrix", matrix, 3, 3)
-    return _through(matrix[:, :2], size)
+    return _as_grid(_through(matrix[:, :2], size), size)
 
 
 def projective_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
-    """Send every target point through a homography: (X, Y, w) = H (x_t, y_t, 1), then (x_s, y_s) = (X/w, Y/w).
+    """Send every target point through a homography.
 
-    Where w nears 0 the point nears the *horizon*, and what lies behind it (w < 0) would be seen upside down through
-    the back of the camera. So a point whose w is not above `HORIZON` reads outside the image: both coordinates become
-    1/`HORIZON` = 1000, and no gradient reaches θ from there. Every other point, and so all near the identity, is the plain
-    quotient. The sign of the matrix decides which side is the front; `Projective` fixes it by its last entry, 1,
-    which is w at the centre of the output.
+    (X, Y, w) = H (x_t, y_t, 1), then (x_s, y_s) = (X/w, Y/w).
+
+    Where w nears 0 the point nears the *horizon*, and what lies behind it (w < 0) would be seen upside down
+    through the back of the camera. So a point whose w is not above `HORIZON` reads outside the image: both
+    coordinates become 1/`HORIZON` = 1000, and no gradient reaches θ from there. Every other point, and so all
+    near the identity, is the plain quotient. The sign of the matrix decides which side is the front;
+    `Projective` fixes it by its last entry, 1, which is w at the centre of the output.
 
     Args:
         matrix: B×3×3, floating; maps target to source, coordinates (x, y) in [-1, 1].
@@ -131,17 +133,20 @@ def projective_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
         ValueError: ``matrix`` is not B×3×3, floating and finite, or a side of ``size`` is below 1.
     """
     check_batch("matrix", matrix, 3, 3)
-    homogeneous = _through(matrix, size)
-    denominator = homogeneous[..., 2:]
-    quotient = homogeneous[..., :2] / denominator.clamp(min=HORIZON)  # the clamp keeps value and slope finite
-    return quotient.masked_fill(denominator <= HORIZON, 1 / HORIZON)
+    numerators, denominator = _through(matrix[:, :2], size), _through(matrix[:, 2:], size)
+    quotient = numerators / denominator.clamp(min=HORIZON)  # the clamp keeps value and slope finite
+    return _as_grid(quotient.masked_fill(denominator <= HORIZON, 1 / HORIZON), size)
 
 
 def _through(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """B×R×3 rows of a matrix times every target point: B×H×W×R."""
+    """B×R×3 rows of a matrix times every target point, one product for the whole batch: B×R×(H·W)."""
     points = target_points(size, dtype=rows.dtype, device=rows.device)
-    # One product for the whole batch: 3 numbers a row into H·W points. The last axis is moved, not copied.
-    return (rows @ points.view(-1, 3).T).transpose(1, 2).unflatten(1, size)
+    return rows @ points.view(-1, 3).T
+
+
+def _as_grid(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    """B×2×(H·W), all x before all y, as a B×H×W×2 grid: the axis is moved, nothing is copied."""
+    return planes.transpose(1, 2).unflatten(1, size)
 
 
 class _MatrixFamily:
@@ -220,9 +225,10 @@ class Attention(_MatrixFamily):
 class Similarity(_MatrixFamily):
     """Four numbers: rotation, one scale, translation. Squares stay squares.
 
-    θ = (a, b, t_x, t_y) stands for the matrix [[a, −b, t_x], [b, a, t_y]]: a = s·cos φ, b = s·sin φ for the scale s and
-    the angle φ. On an image that is not square the two axes of [-1, 1] have different lengths, and a rotation in them
-    shears the picture: there take `stn_helpers.matrices.affine_theta` with its ``aspect``.
+    θ = (a, b, t_x, t_y) stands for the matrix [[a, −b, t_x], [b, a, t_y]]: a = s·cos φ, b = s·sin φ for the
+    scale s and the angle φ. On an image that is not square the two axes of [-1, 1] have different lengths,
+    and a rotation in them shears the picture: there take `stn_helpers.matrices.affine_theta` with its
+    ``aspect``.
     """
 
     num_params = 4
@@ -245,10 +251,10 @@ class Similarity(_MatrixFamily):
 
 
 class Projective(_MatrixFamily):
-    """Eight numbers: a homography, as a camera sees a flat picture (the paper's "plane projective transformation").
+    """Eight numbers: a homography, which is how a camera sees a flat picture.
 
-    θ holds the 3×3 matrix row by row without its last entry, which is 1. For the horizon see `projective_grid`; for
-    θ from four corners see `stn_helpers.matrices.corners_to_theta`.
+    θ holds the 3×3 matrix row by row without its last entry, which is 1. For the horizon see
+    `projective_grid`; for θ from four corners see `stn_helpers.matrices.corners_to_theta`.
     """
 
     num_params = 8
@@ -285,21 +291,23 @@ class Projective(_MatrixFamily):
 class ThinPlateSpline:
     """2K numbers: the smoothest map that takes K fixed points of the output to wherever θ says.
 
-    θ = (x₁, y₁, x₂, y₂, …): for each control point of the output, where it looks in the input. The spline between them
-    bends least (Bookstein 1989). As the control points of the *output* never move, its linear system is the same for every
-    image; solved once for an output size, it leaves one matrix, and the grid is that matrix times θ.
+    θ = (x₁, y₁, x₂, y₂, …): for each control point of the output, where it looks in the input. The spline
+    between them bends least (Bookstein 1989). As the control points of the *output* never move, its linear
+    system is the same for every image; solved once for an output size, it leaves one matrix, and the grid is
+    that matrix times θ.
 
     Args:
         points: control points a side of a regular grid from -1 to 1, row by row, so K = points²; or the K×2
             control points themselves, (x, y) in [-1, 1].
-        regularization: λ ≥ 0. At 0 the spline passes through θ exactly; the larger λ, the closer it comes to the
-            best affine map. The identity stays the identity whatever λ is.
+        regularization: λ ≥ 0. At 0 the spline passes through θ exactly; the larger λ, the closer it comes to
+            the best affine map. The identity stays the identity whatever λ is.
 
     Attributes:
         control: the K×2 control points, (x, y), float64.
 
     Raises:
-        ValueError: fewer than 2 points a side, control points that coincide or all lie on one line, or a λ below 0.
+        ValueError: fewer than 2 points a side, control points that coincide or all lie on one line, or a λ
+            below 0.
     """
 
     def __init__(self, points: int | Tensor = 4, regularization: float = 0.0) -> None:
@@ -317,7 +325,7 @@ class ThinPlateSpline:
     def basis(
         self, size: tuple[int, int], *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> Tensor:
-        """The fixed matrix that takes control points to the grid: (H·W)×K, one row a pixel, rows summing to 1.
+        """The fixed matrix that takes control points to the grid, one row a pixel; every row sums to 1.
 
         Solved in float64, then cast; kept for the sizes used last, so a training loop solves once.
 
@@ -350,7 +358,7 @@ class ThinPlateSpline:
         check_batch("theta", theta, self.num_params)
         basis = self.basis(size, dtype=theta.dtype, device=theta.device)
         coordinates = theta.unflatten(1, (-1, 2)).transpose(1, 2)  # B×2×K
-        return (coordinates @ basis.T).transpose(1, 2).unflatten(1, size)
+        return _as_grid(coordinates @ basis.T, size)
 
 
 @lru_cache(maxsize=32)
@@ -383,10 +391,11 @@ def _control_points(points: int | Tensor) -> Tensor:
 def check_batch(name: str, value: Tensor, *shape: int) -> None:
     """Raise a ValueError that names the argument unless ``value`` is B×shape, floating and finite."""
     if value.dim() != 1 + len(shape) or value.shape[1:] != shape:
-        raise ValueError(f"{name}: wanted shape B×{'×'.join(map(str, shape))}, got {tuple(value.shape)}")
+        wanted = "×".join(map(str, ("B", *shape)))
+        raise ValueError(f"{name}: wanted shape {wanted}, got {tuple(value.shape)}")
     if not value.is_floating_point():
         raise ValueError(f"{name}: wanted a floating dtype, got {value.dtype}")
     if not bool(value.isfinite().all()):
         raise ValueError(
-            f"{name}: holds NaN or infinity; where a localization network said so it has diverged, lower its learning rate"
+            f"{name}: holds NaN or infinity; a localization network that says so has diverged, lower its learning rate"
         )

@@ -8,7 +8,9 @@ from torch import nn
 from stn_helpers.localization import theta_head, tutorial_localization
 from stn_helpers.networks import Standardize, mnist_stn, tutorial_classifier
 from stn_helpers.spatial_transformer import SpatialTransformer
-from stn_helpers.transforms import Affine, Attention
+from stn_helpers.transforms import Affine, Attention, Projective, Similarity, ThinPlateSpline
+
+FAMILIES = [Affine(), Attention(), Similarity(), Projective(), ThinPlateSpline()]
 
 
 def says(theta):
@@ -21,7 +23,7 @@ def says(theta):
     return Constant()
 
 
-@pytest.mark.parametrize("transform", [Affine(), Attention()], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize("transform", FAMILIES, ids=lambda t: type(t).__name__)
 def test_a_fresh_transformer_changes_nothing(transform):
     image = torch.rand(3, 1, 28, 28)
     transformer = SpatialTransformer(tutorial_localization(transform), transform)
