@@ -682,7 +682,7 @@ class Explorer {
   showProbe(stroke, source) {
     const { probe, cursor, told, outSize: [height, width] } = this;
     cursor.hidden = !probe;
-    told.textContent = "Point at a pixel here: where does it look?";
+    told.textContent = "Point here: where does a pixel look?";
     if (!probe) return;
     const [column, row] = probe, i = 2 * (row * width + column), [x, y] = source.subarray(i, i + 2);
     Object.assign(cursor.style, { left: `${(100 * column) / width}%`, top: `${(100 * row) / height}%`,
