@@ -6,7 +6,8 @@ For every family a 128×128 image is warped to 128×128 pixels, with the grid dr
 slider. A frame runs from the slider's event to the last stroke of its animation frame; "painted" also waits until the
 browser has drawn what was asked for (one pixel of each canvas is read back). Then: from opening a page on localhost until
 its slider has moved the output, and the size of what `pip wheel .` ships. Exit status 1 where a limit is not kept:
-frame median 2 ms and 99th percentile 8 ms, page 1 s, module and style 40 kB.
+frame median 2 ms and 99th percentile 8 ms, page 1 s, module and style 40 kB. A puzzle's frame, which adds loss, gradient and
+arrows, is reported only.
 """
 
 import functools
@@ -128,7 +129,7 @@ def main() -> None:
             for read_back in (False, True):
                 times = frame_times(browser, page.as_uri(), read_back)
                 row += [statistics.median(times), statistics.quantiles(times, n=100)[98]]
-            kept &= row[0] < MEDIAN_MS and row[1] < WORST_MS
+            kept &= hidden is not None or (row[0] < MEDIAN_MS and row[1] < WORST_MS)
             name = family + (" (puzzle)" if hidden else "")
             print(f"{name:24}{len(times):7}{row[0]:8.2f}{row[1]:8.2f}{row[2]:17.2f}{row[3]:8.2f}")
 

@@ -241,13 +241,13 @@ const steps = (n) => Array.from({ length: n + 1 }, (_, i) => (2 * i) / n - 1);  
 const FLAG = [-1, -0.75, -1, -1, -0.75, -1];  // marks the top left, so that mirroring shows
 const TRAIL = [0, 0, -1, -1];  // the points whose path is drawn
 const DOWN = steps(8).flatMap((x) => steps(16).flatMap((y) => [x, y])), ACROSS = pairs(DOWN).flatMap(([x, y]) => [y, x]);
-const BLUE = "#56b4e9", ORANGE = "#f0a020", YELLOW = "#f0e442";  // told apart in every common colour blindness
+const BLUE = "#56b4e9", ORANGE = "#f0a020", YELLOW = "#f0e442";  // told apart by the colour-blind
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const signed = (value, digits = 2) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** An element with attributes, listeners (on…) and children. */
+/** An element with attributes, listeners and children. */
 function h(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes ?? {}))
@@ -293,7 +293,7 @@ function resize(canvas, width, height) {
   return canvas.getContext("2d");
 }
 
-/** Grey values in [0, 1] into a canvas of as many pixels. */
+/** Grey values in [0, 1] into a canvas of their size. */
 function paint(canvas, values, [height, width]) {
   const pixels = new ImageData(width, height), words = new Uint32Array(pixels.data.buffer);
   for (let i = 0; i < words.length; i++) words[i] = 0xff000000 | (Math.round(values[i] * 255) * 0x010101);
@@ -374,7 +374,7 @@ class Explorer {
     if (theta?.every(Number.isFinite)) this.set({ theta });
   }
 
-  /** `step` once a frame until it says false; all at once for those who want no motion. */
+  /** `step` once a frame until it says false; all at once where motion is unwanted. */
   animate(step) {
     cancelAnimationFrame(this.motion);
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) { while (step(Infinity)); return; }
@@ -423,9 +423,9 @@ class Explorer {
     Object.assign(this, { built, task });
     const seen = this.look();
     paint(this.output, seen.output, this.outSize);
-    if (this.puzzle) this.showLoss(seen);
+    this.drawOverlay(seen);  // asks for sizes, so before the page changes
     this.showControls(seen);
-    this.drawOverlay(seen);
+    if (this.puzzle) this.showLoss(seen);
   }
 
   /** The picture to warp: the image; in a puzzle hidden behind θ, the upright one as the goal. */
@@ -464,8 +464,8 @@ class Explorer {
         figure("source", "Source", " where θ looks",
           box("tx-stage", (aspect * reach[0]) / reach[1], this.view, this.overlay, ...this.handles)),
         figure("output", "Output", " what it sees", box("tx-box", aspect, this.screen), this.told),
-        h("div", { class: "tx-goals" }, ...(puzzle
-          ? [figure("goal", "Goal", "", this.goalCanvas), figure("goal", "Error", "", this.difference)] : [])),
+        ...(puzzle ? [h("div", { class: "tx-goals" }, figure("goal", "Goal", "", this.goalCanvas),
+          figure("goal", "Error", "", this.difference))] : []),
         this.numberBox()),
       ...(puzzle ? [this.lossPanel()] : []), this.presetRow(), this.sliderBox, this.settingsRow());
     this.fillSliders();
@@ -500,7 +500,7 @@ class Explorer {
     return node;
   }
 
-  /** The output: point at a pixel, or move there by arrow keys, to be told where it looks. */
+  /** The output: point at a pixel, or use arrow keys, to be told where it looks. */
   outputScreen() {
     this.cursor = h("span", { class: "tx-cursor" });
     const pick = (column, row) => {
@@ -542,7 +542,7 @@ class Explorer {
     return group("tx-row", puzzle ? "Puzzles" : "Presets", ...chips, button("Reset", reset, { class: "tx-reset" }));
   }
 
-  /** A slider for each parameter; of a spline, for the two of the control point in hand. */
+  /** A slider for each parameter; of a spline, for those of the point in hand. */
   fillSliders() {
     const { family, point, puzzle, usesParts, sliderBox } = this, { names } = usesParts ? family.parts : family;
     const shown = family.matrix ? [...names.keys()] : [2 * point, 2 * point + 1], key = `${usesParts} ${shown}`;
@@ -565,7 +565,7 @@ class Explorer {
     this.move(this.usesParts ? this.family.parts.toTheta(values, this.aspect) : values);
   }
 
-  /** θ, or its parts: those the reader set, as long as they say the same θ. */
+  /** θ, or its parts: those last set, as long as they say the same θ. */
   sliderValues() {
     const { theta, aspect, family: { parts } } = this;
     if (!this.usesParts) return theta;
@@ -623,9 +623,7 @@ class Explorer {
 
   showLoss({ loss, output, gradient }) {
     paint(this.difference, output.map((value, i) => Math.abs(value - this.goal[i])), this.outSize);
-    const { history, theta, verdict } = this, key = theta.join();
-    if (history.at(-1)?.key !== key) history.push({ key, loss, at: this.family.points(theta, TRAIL) });
-    if (history.length > 500) history.shift();
+    const { history } = this;
     const top = Math.max(...history.map((entry) => entry.loss)), last = Math.max(history.length - 1, 1);
     this.lossText.textContent = `Loss ${loss.toFixed(4)}`;
     this.rateText.textContent = this.rate.toFixed(3);
@@ -633,7 +631,7 @@ class Explorer {
       history.map((entry, i) => `${(100 * i) / last},${39 - (38 * entry.loss) / top}`).join(" "));
     const pull = Math.hypot(...gradient);
     const word = loss < 0.15 * top ? "Home." : pull < 0.01 ? "Hardly any pull: stuck." : "Thick arrows: ten steps.";
-    verdict.textContent = `‖∂L/∂θ‖ = ${pull.toFixed(3)}. ${word}`;
+    this.verdict.textContent = `‖∂L/∂θ‖ = ${pull.toFixed(3)}. ${word}`;
   }
 
   drawOverlay(seen) {
@@ -666,11 +664,13 @@ class Explorer {
 
   /** Thin: where each pixel would rather look. Thick: the handles in ten steps. And the path so far. */
   drawPulls(stroke, seen, spots) {
-    const { family, theta, history } = this, { source, pulls } = seen;
-    const longest = pulls.reduce((most, pull) => Math.max(most, Math.abs(pull)), 1e-9), scale = -0.2 / longest;
-    stroke(YELLOW + "b0", 1, spots.map((i) => {
-      const [x, y, dx, dy] = [source[i], source[i + 1], pulls[i], pulls[i + 1]];
-      return Math.hypot(dx, dy) > 0.15 * longest ? [x, y, x + scale * dx, y + scale * dy] : [];
+    const { family, theta, history } = this, { source, pulls, loss } = seen, key = theta.join();
+    if (history.at(-1)?.key !== key) history.push({ key, loss, at: family.points(theta, TRAIL) });
+    if (history.length > 250) history.shift();
+    const strength = (i) => Math.abs(pulls[i]) + Math.abs(pulls[i + 1]), longest = Math.max(1e-9, ...spots.map(strength));
+    stroke(YELLOW + "b0", 1, spots.filter((i) => strength(i) > 0.15 * longest).map((i) => {
+      const [x, y] = [source[i], source[i + 1]], scale = -0.2 / longest;
+      return [x, y, x + scale * pulls[i], y + scale * pulls[i + 1]];
     }));
     stroke(ORANGE, 1.5, [0, 2].map((k) => history.flatMap(({ at }) => [at[k], at[k + 1]])));
     const to = pairs(family.points(this.ahead(seen, 10), family.handles));
@@ -682,7 +682,7 @@ class Explorer {
   showProbe(stroke, source) {
     const { probe, cursor, told, outSize: [height, width] } = this;
     cursor.hidden = !probe;
-    told.textContent = "Point at a pixel here: where does it look?";
+    told.textContent = "Point here: where does a pixel look?";
     if (!probe) return;
     const [column, row] = probe, i = 2 * (row * width + column), [x, y] = source.subarray(i, i + 2);
     Object.assign(cursor.style, { left: `${(100 * column) / width}%`, top: `${(100 * row) / height}%`,
