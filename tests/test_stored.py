@@ -1,0 +1,41 @@
+"""What lies in results/ is what the chapter's code gives."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from stn_helpers.data import DataError, load_digits
+from stn_helpers.networks import mnist_stn
+from stn_helpers.results import load_result, load_weights
+from stn_helpers.training import Recipe, evaluate
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_record_names_its_seeds_versions_device_and_command():
+    for path in (ROOT / "results").glob("*.json"):
+        record = load_result(path.stem)
+        assert record["command"].startswith("python ") and record["device"] and record["date"]
+        assert record["versions"].keys() >= {"python", "torch"}
+        assert "seeds" in record
+
+
+def test_the_benchmark_trained_with_the_chapters_recipe():
+    stored = load_result("mnist_stn")["figures"]["recipes"]["three_epochs"]
+    assert stored == json.loads(json.dumps(asdict(Recipe(epochs=3, lr=0.005, pct_start=0.1))))
+    chapter = (ROOT / "notebooks" / "09_mnist.ipynb").read_text(encoding="utf-8")
+    assert "recipe = Recipe(epochs=passes, lr=0.005, pct_start=0.1)" in chapter
+
+
+def test_the_stored_net_reads_as_well_as_its_record_says():
+    net = mnist_stn()
+    load_weights("mnist_stn", net)
+    try:
+        digits = load_digits("mnist", root=None)
+    except DataError:
+        pytest.skip("no MNIST here")
+    recorded = load_result("mnist_stn")["figures"]["runs"][0]["three_epochs"]["accuracy"][-1]
+    # Rounding differs between processors; a digit or two may stand on the edge between two classes.
+    assert evaluate(net, digits.test) == pytest.approx(recorded, abs=3e-4)
