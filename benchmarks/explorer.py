@@ -52,14 +52,25 @@ MEASURE = """(readBack) => {
   });
 }"""
 
-USABLE = """() => {
-  const slider = document.querySelector(".tx-sliders input"), canvas = document.querySelector(".tx-screen canvas");
-  const before = canvas.toDataURL();
-  slider.value = slider.valueAsNumber + 0.2 * (slider.max - slider.min);
-  slider.dispatchEvent(new Event("input", { bubbles: true }));
-  return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
-    done(canvas.toDataURL() !== before ? performance.now() : NaN))));
-}"""
+# Put into the page before it loads: moves the slider as soon as there is one, and waits for the output to follow. Asked
+# from outside, the answer would come half a second late, as the browser serves its tools after the page's own work.
+USABLE = """
+window.usable = new Promise((done) => {
+  const move = () => {
+    const slider = document.querySelector(".tx-sliders input"), canvas = document.querySelector(".tx-screen canvas");
+    if (!slider || !canvas) return setTimeout(move, 5);
+    requestAnimationFrame(() => requestAnimationFrame(() => act(slider, canvas)));  // once the first picture is drawn
+  };
+  const act = (slider, canvas) => {
+    const before = canvas.toDataURL();
+    slider.value = slider.valueAsNumber + 0.2 * (slider.max - slider.min);
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+    const answered = () => canvas.toDataURL() !== before ? done(performance.now()) : requestAnimationFrame(answered);
+    requestAnimationFrame(answered);
+  };
+  document.addEventListener("DOMContentLoaded", move);
+});
+"""
 
 
 def drag(page: Page, moves: int) -> None:
@@ -92,9 +103,9 @@ def frame_times(browser: Browser, address: str, read_back: bool) -> list[float]:
 def usable_after(browser: Browser, address: str) -> float:
     """Seconds from the start of the navigation until a slider has changed the output."""
     page = browser.new_page()
-    page.goto(address, wait_until="commit")
-    page.wait_for_selector(".tx-sliders input")
-    seconds = page.evaluate(USABLE) / 1000
+    page.add_init_script(USABLE)
+    page.goto(address)
+    seconds = page.evaluate("window.usable") / 1000
     page.close()
     return seconds
 

@@ -44,6 +44,17 @@ def add_mathjax(app: Sphinx, error: Exception | None) -> None:
     shutil.copy(source / "tex-chtml.js", target)
 
 
+# Setting a page's formulas keeps the browser busy for half a second. What the reader does comes first: sliders answer
+# before, and the formulas follow as soon as the page has nothing else to do.
+MATHJAX_WHEN_IDLE = """
+window.MathJax = window.MathJax || {};
+window.MathJax.startup = {
+  pageReady: () => new Promise((ready) => (window.requestIdleCallback || setTimeout)(ready))
+    .then(() => MathJax.startup.defaultPageReady()),
+};
+"""
+
+
 def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     """Leave out what no page needs, and set right what the tools below get wrong."""
 
@@ -63,4 +74,5 @@ def setup(app: Sphinx) -> dict:
     app.connect("autodoc-skip-member", skip_bare_fields)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", add_mathjax)
+    app.add_js_file(None, body=MATHJAX_WHEN_IDLE, priority=600)  # after Sphinx's own settings for MathJax
     return {"parallel_read_safe": True, "parallel_write_safe": True}
