@@ -22,11 +22,21 @@ def test_every_record_names_its_seeds_versions_device_and_command():
         assert "seeds" in record
 
 
-def test_the_benchmark_trained_with_the_chapters_recipe():
-    stored = load_result("mnist_stn")["figures"]["recipes"]["three_epochs"]
-    assert stored == json.loads(json.dumps(asdict(Recipe(epochs=3, lr=0.005, pct_start=0.1))))
-    chapter = (ROOT / "notebooks" / "09_mnist.ipynb").read_text(encoding="utf-8")
-    assert "recipe = Recipe(epochs=passes, lr=0.005, pct_start=0.1)" in chapter
+@pytest.mark.parametrize(
+    "name, recipe, words",
+    [
+        ("three_epochs", Recipe(epochs=3, lr=0.005, pct_start=0.1), "Recipe(epochs=passes, lr=0.005, pct_start=0.1)"),
+        (
+            "quick",
+            Recipe(epochs=0.5, betas=(0.8, 0.95), pct_start=0.3),
+            "Recipe(epochs=0.5, betas=(0.8, 0.95), pct_start=0.3)",
+        ),
+    ],
+)
+def test_the_benchmark_trained_with_the_chapters_recipes(name, recipe, words):
+    stored = load_result("mnist_stn")["figures"]["recipes"][name]
+    assert stored == json.loads(json.dumps(asdict(recipe)))
+    assert words in (ROOT / "notebooks" / "09_mnist.ipynb").read_text(encoding="utf-8")
 
 
 def test_the_stored_net_reads_as_well_as_its_record_says():
