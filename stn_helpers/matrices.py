@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+OUTPUT_CORNERS = ((-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1))  # (x, y, 1), from top left clockwise
+
+
 class AffineParts(NamedTuple):
     """An affine map taken apart: a target point is scaled, sheared, rotated, then moved. Each field is (B,)."""
 
@@ -182,8 +185,7 @@ def corners_to_theta(corners: Tensor) -> Tensor:
     centered = weights.sum(1).abs() > smallest
     _check_all("corners", centered, "the sides cross and the horizon runs through the centre")
 
-    signs = corners.new_tensor([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
-    # The corners of the output, (x, y, 1), have the signs of the columns above.
+    signs = corners.new_tensor(OUTPUT_CORNERS)  # of the columns above
     matrix = torch.einsum("bi,bir,ic->brc", weights, homogeneous, signs)
     return (matrix / matrix[:, 2:, 2:]).flatten(1)[:, :8]
 
@@ -202,8 +204,7 @@ def theta_to_corners(theta: Tensor) -> Tensor:
         ValueError: θ has another shape, is not floating or not finite; a corner lies on the horizon.
     """
     matrix = Projective().matrix(theta)
-    corners = theta.new_tensor([[-1, -1, 1], [1, -1, 1], [1, 1, 1], [-1, 1, 1]])
-    homogeneous = corners @ matrix.transpose(1, 2)
+    homogeneous = theta.new_tensor(OUTPUT_CORNERS) @ matrix.transpose(1, 2)
     denominator = homogeneous[..., 2:]
     on_horizon = (denominator.abs() <= HORIZON).flatten(1).any(1)
     _check_all("theta", ~on_horizon, "a corner of the output lies on the horizon, infinitely far away")

@@ -14,6 +14,8 @@ from stn_helpers.files import read_tensors, write_atomically, write_tensors
 
 __all__ = ["describe_device", "load_result", "load_weights", "results_folder", "save_result", "save_weights"]
 
+WAY_OUT = "take it from the book's repository, folder results/"
+
 
 def results_folder() -> Path:
     """The folder of results: in the package, where that came as a wheel; in a checkout, beside it."""
@@ -54,27 +56,25 @@ def save_result(name: str, figures: dict, *, seeds: list[int], command: str, dev
     return write_atomically(_path(name, ".json"), text.encode() + b"\n")
 
 
-def load_result(name: str, command: str | None = None) -> dict:
+def load_result(name: str) -> dict:
     """Read ``results/NAME.json``: a dict with figures, seeds, command, device, versions, date.
 
     Args:
         name: as for `save_result`.
-        command: what makes the file, to be named in the error where the file cannot be used.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged.
     """
     path = _path(name, ".json")
-    way_out = f"make it with `{command}`" if command else "take it from the book's repository, folder results/"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path}; {way_out}") from None
+        raise FileNotFoundError(f"there is no file {path}; {WAY_OUT}") from None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {way_out}") from error
+        raise ValueError(f"{path} is damaged ({error}); {WAY_OUT}") from error
     if not isinstance(record, dict) or "figures" not in record:
-        raise ValueError(f"{path} is not from save_result: it has no figures; {way_out}")
+        raise ValueError(f"{path} is not from save_result: it has no figures; {WAY_OUT}")
     return record
 
 
@@ -91,6 +91,8 @@ def load_weights(name: str, model: nn.Module) -> None:
         ValueError: the file is damaged, or does not fit: then the model is unchanged, and the message says where.
     """
     path = _path(name, ".safetensors")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; {WAY_OUT}")
     tensors, _ = read_tensors(path)
     here = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     there = {key: tuple(value.shape) for key, value in tensors.items()}

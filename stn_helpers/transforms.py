@@ -150,7 +150,7 @@ def _as_grid(planes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class _MatrixFamily:
-    """A family whose θ fills in a 3×3 matrix with last row (0, 0, 1)."""
+    """A family whose θ fills in a 3×3 matrix: with last row (0, 0, 1), but for `Projective`, which maps its own way."""
 
     num_params: int
 
