@@ -12,16 +12,29 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stn_helpers.transforms import pixel_centers
 
-__all__ = ["FIELD", "Field", "cloud_envelope", "field_theta", "motion_clouds", "noisy_field", "polar_shift", "random_field"]
+__all__ = [
+    "FARTHEST",
+    "FIELD",
+    "Field",
+    "cloud_envelope",
+    "field_theta",
+    "motion_clouds",
+    "noisy_field",
+    "polar_shift",
+    "random_field",
+]
 
 FIELD = 128
 """Pixels of the field's side."""
 FARTHEST = 40.0
 """Greatest eccentricity of a digit, in pixels from the middle of the field."""
+TEXTURE_CONTRAST = 0.75
+AT_ONCE = 16  # images that random_field works on at a time: few enough to stay in the processor's cache
 
 
 class Field(NamedTuple):
@@ -43,19 +56,25 @@ def cloud_envelope(size: int = FIELD, device: torch.device | str = "cpu") -> Ten
     their package MotionClouds has it.
 
     Args:
-        size: pixels of the image's side.
+        size: pixels of the image's side, even.
         device: where the tensor is to be.
 
     Returns:
-        size×(size // 2 + 1) float32, in the order of `torch.fft.rfft2`; 0 at f = 0. It is kept for the next call: do
+        size×(size // 2 + 1) float32, in the order of ``torch.fft.rfft2``; 0 at f = 0. It is kept for the next call: do
         not write to it.
+
+    Raises:
+        ValueError: ``size`` is odd or below 2.
     """
-    frequency = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size))
-    centre, bandwidth = 0.1, 0.1
-    width = math.log((centre + bandwidth) / centre)
-    envelope = torch.exp(-0.5 * (torch.log(frequency / centre) / width) ** 2) / frequency
-    envelope[0, 0] = 0.0  # the mean of the texture
-    return envelope.to(device)
+    if size < 2 or size % 2:
+        raise ValueError(f"size: wanted an even number of pixels from 2 up, got {size}")
+    with torch.inference_mode(False):  # the one kept must serve outside of inference mode as well
+        frequency = torch.hypot(torch.fft.rfftfreq(size)[:, None], torch.fft.fftfreq(size))
+        centre, bandwidth = 0.1, 0.1
+        width = math.log((centre + bandwidth) / centre)
+        envelope = torch.exp(-0.5 * (torch.log(frequency / centre) / width) ** 2) / frequency
+        envelope[0, 0] = 0.0  # no mean
+        return envelope.to(device).T  # so that it lies in memory as `_random_phasors` does
 
 
 def motion_clouds(count: int, size: int = FIELD, device: torch.device | str = "cpu") -> Tensor:
@@ -63,7 +82,7 @@ def motion_clouds(count: int, size: int = FIELD, device: torch.device | str = "c
 
     Args:
         count: how many textures.
-        size: pixels of their side.
+        size: pixels of their side, even.
         device: where to make them.
 
     Returns:
@@ -71,14 +90,26 @@ def motion_clouds(count: int, size: int = FIELD, device: torch.device | str = "c
         random numbers.
 
     Raises:
-        ValueError: ``count`` or ``size`` is below 1.
+        ValueError: ``count`` is below 1, ``size`` is odd or below 2.
     """
-    if count < 1 or size < 1:
-        raise ValueError(f"count and size: wanted at least 1 each, got {count} and {size}")
-    phase = torch.rand(count, size, size // 2 + 1, device=device).mul_(2 * math.pi)
-    texture = torch.fft.irfft2(torch.polar(cloud_envelope(size, device).expand_as(phase), phase), s=(size, size))
-    low, high = texture.flatten(1).aminmax(dim=1)
-    return texture.div_(torch.maximum(high, -low)[:, None, None])[:, None]
+    if count < 1:
+        raise ValueError(f"count: wanted at least 1 texture, got {count}")
+    spectrum = _random_phasors(count, size, device).mul_(cloud_envelope(size, device))
+    texture = torch.fft.irfft2(spectrum, s=(size, size))[:, None]
+    return texture.div_(torch.maximum(_highest(texture), -_lowest(texture)))
+
+
+def _random_phasors(count: int, size: int, device: torch.device | str) -> Tensor:
+    """exp(iφ), φ even on the circle, for each frequency of `cloud_envelope`: count×size×(size // 2 + 1) complex64."""
+    # A byte is a phase, and eight bytes are drawn at a time. With 256 evenly spaced phases every moment of the pixels
+    # below the 256th is what it is with the whole circle.
+    half, frequencies = size // 2, count * size * (size // 2 + 1)
+    drawn = torch.randint(-(2**63), 2**63 - 1, (math.ceil(frequencies / 8),), device=device).view(torch.uint8)
+    # The axis that the Fourier transform takes first is the one along which memory runs: that is faster.
+    phase = drawn[:frequencies].view(count, half + 1, size)
+    # Frequencies along the edges of the half plane have their mirror images there too, with the opposite phase.
+    phase[:, ::half, half + 1 :] = -phase[:, ::half, 1:half].flip(2)
+    return _unit_circle(device).index_select(0, phase.int().flatten()).view(phase.shape).mT
 
 
 def polar_shift(eccentricity: Tensor, angle: Tensor) -> Tensor:
@@ -95,35 +126,26 @@ def noisy_field(digits: Tensor, shift: Tensor, contrast: Tensor | float, texture
 
     Args:
         digits: B×1×h×w, floating, in [0, 1].
-        shift: B×2, whole numbers: of the digit from the middle of the field, (x, y) in pixels, x right and y down.
+        shift: B×2 int64: of the digit from the middle of the field, (x, y) in pixels, x right and y down.
         contrast: B numbers or one, in (0, 1].
-        texture: B×1×S×S in [-1, 1], such as `motion_clouds` makes.
+        texture: B×1×S×S in [-1, 1], of the digits' dtype, such as `motion_clouds` makes.
 
     Returns:
         B×1×S×S in [0, 1].
 
     Raises:
         ValueError: a digit larger than the field or shifted out of it, a contrast outside (0, 1], a field that is not
-            square, or shapes that do not fit each other.
+            square, values out of range, or shapes and dtypes that do not fit.
     """
-    batch, _, height, width = _check_digits(digits)
+    batch = _check_digits(digits)
     if texture.dim() != 4 or texture.shape[:2] != (batch, 1) or texture.shape[2] != texture.shape[3]:
         raise ValueError(f"texture: wanted a square field {batch}×1×S×S, got shape {tuple(texture.shape)}")
-    contrast = torch.as_tensor(contrast, dtype=digits.dtype, device=digits.device).expand(batch)
-    if not ((contrast > 0) & (contrast <= 1)).all():
-        raise ValueError(f"contrast: wanted numbers in (0, 1], got {contrast.min():g} to {contrast.max():g}")
-    left, top = _corners(digits, shift, texture.shape[-1])
-
-    rows = (top[:, None] + torch.arange(height, device=digits.device))[:, :, None]
-    columns = (left[:, None] + torch.arange(width, device=digits.device))[:, None, :]
-    place = torch.arange(batch, device=digits.device)[:, None, None], 0, rows, columns
-    field = texture * (0.75 / 2) + 0.5
-    ink = (digits[:, 0] - 0.5) * contrast[:, None, None] + 0.5
-    behind = field[place]
-    field[place] = torch.where(ink > 0.5, torch.maximum(ink, behind), behind)
-    low, high = field.flatten(1).aminmax(dim=1)
-    field.sub_(low[:, None, None, None]).div_((high - low)[:, None, None, None])
-    return field.masked_fill_(_outside(texture.shape[-1], digits.device), 0.5)
+    if texture.dtype != digits.dtype:
+        raise ValueError(f"texture: wanted the dtype of the digits, {digits.dtype}, got {texture.dtype}")
+    _check_range("texture", texture, -1, 1)
+    contrast = _check_contrast(contrast, digits)
+    corner = _corners(digits, shift, texture.shape[-1])
+    return _compose(digits, corner, contrast, texture)
 
 
 def random_field(
@@ -137,24 +159,37 @@ def random_field(
         digits: B×1×h×w, floating, in [0, 1].
         contrast: lowest and highest contrast, in (0, 1].
         spread: σ of the eccentricity, in pixels; 0 leaves every digit in the middle.
-        size: pixels of the field's side.
+        size: pixels of the field's side, even.
 
     Returns:
         The images B×1×size×size, and where each digit lies at which contrast. Draws from torch's random numbers.
 
     Raises:
-        ValueError: as for `noisy_field`.
+        ValueError: ``spread`` is negative or not finite, ``contrast`` not a lowest and a highest in (0, 1], or as for
+            `noisy_field`.
     """
-    batch, device = len(digits), digits.device
+    batch, device = _check_digits(digits), digits.device
+    if not 0 <= spread < math.inf:
+        raise ValueError(f"spread: wanted a finite number of pixels from 0 up, got {spread}")
+    low, high = contrast
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"contrast: wanted a lowest and a highest in (0, 1], got {contrast}")
+
     eccentricity = (spread * torch.randn(batch, device=device)).abs().clamp(max=FARTHEST)
     shift = polar_shift(eccentricity, 2 * math.pi * torch.rand(batch, device=device))
-    low, high = contrast
-    strength = low + (high - low) * torch.rand(batch, device=device)
-    return Field(noisy_field(digits, shift, strength, motion_clouds(batch, size, device)), shift, strength)
+    strength = low + (high - low) * torch.rand(batch, dtype=digits.dtype, device=device)
+    corner = _corners(digits, shift, size)
+
+    images = digits.new_empty(batch, 1, size, size)
+    for start in range(0, batch, AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        texture = motion_clouds(len(digits[part]), size, device).to(digits.dtype)
+        images[part] = _compose(digits[part], corner[part], strength[part], texture)
+    return Field(images, shift, strength)
 
 
 def field_theta(shift: Tensor, digit: int = 28, size: int = FIELD) -> Tensor:
-    """θ of the family `Attention` that looks straight at a digit: s = digit/size, (tx, ty) = 2·shift/size.
+    """θ of the family `Attention` that looks straight at a digit: s = digit/size, (tx, ty) the digit's middle.
 
     Args:
         shift: B×2 (x, y) in pixels from the middle of the field.
@@ -164,36 +199,91 @@ def field_theta(shift: Tensor, digit: int = 28, size: int = FIELD) -> Tensor:
     Returns:
         B×3 float32 (s, tx, ty). With an output of digit×digit pixels, every sampling point is the centre of a pixel.
     """
-    centre = 2 * shift.float() / size
-    return torch.cat([torch.full_like(centre[:, :1], digit / size), centre], dim=1)
+    corner = shift + (size - digit) // 2
+    middle = (2 * corner + digit).float() / size - 1
+    return torch.cat([torch.full_like(middle[:, :1], digit / size), middle], dim=1)
 
 
-def _check_digits(digits: Tensor) -> torch.Size:
-    if digits.dim() != 4 or digits.shape[1] != 1 or len(digits) == 0 or not digits.is_floating_point():
-        raise ValueError(f"digits: wanted floating B×1×h×w with B above 0, got {digits.dtype} {tuple(digits.shape)}")
-    return digits.shape
+def _compose(digits: Tensor, corner: Tensor, contrast: Tensor, texture: Tensor) -> Tensor:
+    """`noisy_field` without its checks; ``corner`` is where each digit begins, B×2 (x, y)."""
+    size, (height, width) = texture.shape[-1], digits.shape[-2:]
+    field = texture * (TEXTURE_CONTRAST / 2) + 0.5
+    ink = F.threshold((digits.flatten(1) - 0.5) * contrast[:, None] + 0.5, 0.5, 0.0)  # background is 0, and loses
+    field.flatten(1).scatter_reduce_(1, _pixels(corner, height, width, size), ink, "amax")  # the brighter one wins
+    field.sub_(_lowest(field))
+    field.div_(_highest(field).clamp_(min=torch.finfo(field.dtype).tiny))  # a flat field becomes 0, not NaN
+    inside = _inside(size, field.dtype, field.device)
+    return field.mul_(inside).add_((1 - inside) / 2)
 
 
-def _corners(digits: Tensor, shift: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Left column and top row of every digit in its field."""
-    batch, _, height, width = digits.shape
-    if max(height, width) > size:
-        raise ValueError(f"digits: {height}×{width} pixels are larger than the field of {size}×{size}")
-    if shift.shape != (batch, 2) or shift.is_floating_point():
-        raise ValueError(f"shift: wanted whole numbers {batch}×2 (x, y), got {shift.dtype} {tuple(shift.shape)}")
-    left, top = (size - width) // 2 + shift[:, 0], (size - height) // 2 + shift[:, 1]
-    leaves = (left < 0) | (left + width > size) | (top < 0) | (top + height > size)
-    if leaves.any():
-        first = int(leaves.nonzero()[0])
-        raise ValueError(
-            f"shift: {shift[first].tolist()} takes digit {first} out of the field; wanted at most "
-            f"{(size - width) // 2} pixels in x and {(size - height) // 2} in y"
-        )
-    return left, top
+def _lowest(images: Tensor) -> Tensor:
+    # amin and amax are each thirty times as fast as aminmax, which does not vectorise along a dimension.
+    return images.amin(dim=(1, 2, 3), keepdim=True)
+
+
+def _highest(images: Tensor) -> Tensor:
+    return images.amax(dim=(1, 2, 3), keepdim=True)
+
+
+def _pixels(corner: Tensor, height: int, width: int, size: int) -> Tensor:
+    """Which pixels of its field, counted row by row, each digit covers: B×(height·width)."""
+    down, across = (torch.arange(n, device=corner.device) for n in (height, width))
+    left, top = corner.long().T[..., None]
+    return top * size + left + (down[:, None] * size + across).flatten()
 
 
 @lru_cache(maxsize=8)
-def _outside(size: int, device: torch.device | str) -> Tensor:
-    """size×size bool: the pixels whose centre is outside the inscribed circle."""
-    centre = pixel_centers(size, device=device)
-    return torch.hypot(centre[:, None], centre) > 1
+def _unit_circle(device: torch.device | str) -> Tensor:
+    """256 evenly spaced points of the unit circle, complex64."""
+    with torch.inference_mode(False):
+        return torch.polar(torch.ones(256), torch.arange(256) * (2 * math.pi / 256)).to(device)
+
+
+@lru_cache(maxsize=8)
+def _inside(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """size×size: 1 where a pixel's centre is in the inscribed circle, 0 outside."""
+    with torch.inference_mode(False):
+        centre = pixel_centers(size)
+        return (torch.hypot(centre[:, None], centre) <= 1).to(device, dtype)
+
+
+def _check_digits(digits: Tensor) -> int:
+    if digits.dim() != 4 or digits.shape[1] != 1 or digits.numel() == 0 or not digits.is_floating_point():
+        raise ValueError(f"digits: wanted floating B×1×h×w with B above 0, got {digits.dtype} {tuple(digits.shape)}")
+    _check_range("digits", digits, 0, 1)
+    return len(digits)
+
+
+def _check_range(name: str, value: Tensor, lowest: float, highest: float) -> None:
+    low, high = value.amin().item(), value.amax().item()
+    if not (lowest <= low and high <= highest):  # also where one is NaN
+        raise ValueError(f"{name}: wanted values in [{lowest}, {highest}], got {low:g} to {high:g}")
+
+
+def _check_contrast(contrast: Tensor | float, digits: Tensor) -> Tensor:
+    """The contrast of each digit, B of the digits' dtype."""
+    contrast = torch.as_tensor(contrast, dtype=digits.dtype, device=digits.device)
+    if contrast.shape not in ((), digits.shape[:1]):
+        raise ValueError(f"contrast: wanted one number or {len(digits)}, got shape {tuple(contrast.shape)}")
+    if not ((contrast > 0) & (contrast <= 1)).all():
+        raise ValueError(f"contrast: wanted numbers in (0, 1], got {contrast.min():g} to {contrast.max():g}")
+    return contrast.expand(len(digits))
+
+
+def _corners(digits: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Left column and top row of every digit in its field, B×2."""
+    batch, _, height, width = digits.shape
+    if max(height, width) > size:
+        raise ValueError(f"digits: {height}×{width} pixels are larger than the field of {size}×{size}")
+    if shift.shape != (batch, 2) or shift.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"shift: wanted whole numbers {batch}×2 (x, y), got {shift.dtype} {tuple(shift.shape)}")
+    room = torch.tensor([size - width, size - height], device=shift.device)
+    corner = room // 2 + shift
+    leaves = ((corner < 0) | (corner > room)).any(dim=1)
+    if leaves.any():
+        first = int(leaves.nonzero()[0])
+        raise ValueError(
+            f"shift: {shift[first].tolist()} takes digit {first} out of the field of {size}×{size}; the middle leaves "
+            f"about {(size - width) // 2} pixels in x and {(size - height) // 2} in y"
+        )
+    return corner
