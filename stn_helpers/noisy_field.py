@@ -78,7 +78,7 @@ def cloud_envelope(size: int = FIELD, device: torch.device | str = "cpu") -> Ten
 
 
 def motion_clouds(count: int, size: int = FIELD, device: torch.device | str = "cpu") -> Tensor:
-    """Band-passed noise: random phases under `cloud_envelope`, brought back from the Fourier plane, scaled by Michelson.
+    """Band-passed noise: random phases under `cloud_envelope`, brought back from the Fourier plane and scaled.
 
     Args:
         count: how many textures.
@@ -94,8 +94,8 @@ def motion_clouds(count: int, size: int = FIELD, device: torch.device | str = "c
     """
     if count < 1:
         raise ValueError(f"count: wanted at least 1 texture, got {count}")
-    spectrum = _random_phasors(count, size, device).mul_(cloud_envelope(size, device))
-    texture = torch.fft.irfft2(spectrum, s=(size, size))[:, None]
+    envelope = cloud_envelope(size, device)
+    texture = torch.fft.irfft2(_random_phasors(count, size, device).mul_(envelope), s=(size, size))[:, None]
     return texture.div_(torch.maximum(_highest(texture), -_lowest(texture)))
 
 
@@ -113,10 +113,25 @@ def _random_phasors(count: int, size: int, device: torch.device | str) -> Tensor
 
 
 def polar_shift(eccentricity: Tensor, angle: Tensor) -> Tensor:
-    """Eccentricity in pixels and angle in radians, B each → B×2 int64 shift (x, y), truncated to whole pixels."""
+    """How far right and down a digit lies that is so far from the middle, in that direction.
+
+    Args:
+        eccentricity: B distances from the middle of the field, in pixels.
+        angle: B angles in radians, 0 to the right, π/2 down.
+
+    Returns:
+        B×2 int64 (x, y): truncated towards zero to whole pixels.
+
+    Raises:
+        ValueError: the two are not B numbers each.
+    """
+    if eccentricity.dim() != 1 or eccentricity.shape != angle.shape:
+        shapes = f"{tuple(eccentricity.shape)} and {tuple(angle.shape)}"
+        raise ValueError(f"eccentricity and angle: wanted B numbers each, got shapes {shapes}")
     return torch.stack([eccentricity * angle.cos(), eccentricity * angle.sin()], dim=1).trunc().long()
 
 
+@torch.no_grad()
 def noisy_field(digits: Tensor, shift: Tensor, contrast: Tensor | float, texture: Tensor) -> Tensor:
     """Lay each digit, at its contrast and its place, over its texture.
 
@@ -131,7 +146,7 @@ def noisy_field(digits: Tensor, shift: Tensor, contrast: Tensor | float, texture
         texture: B×1×S×S in [-1, 1], of the digits' dtype, such as `motion_clouds` makes.
 
     Returns:
-        B×1×S×S in [0, 1].
+        B×1×S×S in [0, 1], of the digits' dtype; no gradient flows through it.
 
     Raises:
         ValueError: a digit larger than the field or shifted out of it, a contrast outside (0, 1], a field that is not
@@ -144,10 +159,11 @@ def noisy_field(digits: Tensor, shift: Tensor, contrast: Tensor | float, texture
         raise ValueError(f"texture: wanted the dtype of the digits, {digits.dtype}, got {texture.dtype}")
     _check_range("texture", texture, -1, 1)
     contrast = _check_contrast(contrast, digits)
-    corner = _corners(digits, shift, texture.shape[-1])
-    return _compose(digits, corner, contrast, texture)
+    pixels = _pixels(digits, shift, texture.shape[-1])
+    return _compose(_ink(digits, contrast), pixels, texture, torch.empty_like(texture))
 
 
+@torch.no_grad()
 def random_field(
     digits: Tensor, contrast: tuple[float, float] = (0.3, 0.7), spread: float = FARTHEST, size: int = FIELD
 ) -> Field:
@@ -178,13 +194,13 @@ def random_field(
     eccentricity = (spread * torch.randn(batch, device=device)).abs().clamp(max=FARTHEST)
     shift = polar_shift(eccentricity, 2 * math.pi * torch.rand(batch, device=device))
     strength = low + (high - low) * torch.rand(batch, dtype=digits.dtype, device=device)
-    corner = _corners(digits, shift, size)
+    ink, pixels = _ink(digits, strength), _pixels(digits, shift, size)
 
     images = digits.new_empty(batch, 1, size, size)
     for start in range(0, batch, AT_ONCE):
         part = slice(start, start + AT_ONCE)
-        texture = motion_clouds(len(digits[part]), size, device).to(digits.dtype)
-        images[part] = _compose(digits[part], corner[part], strength[part], texture)
+        texture = motion_clouds(len(ink[part]), size, device).to(digits.dtype)
+        _compose(ink[part], pixels[part], texture, out=images[part])
     return Field(images, shift, strength)
 
 
@@ -198,21 +214,29 @@ def field_theta(shift: Tensor, digit: int = 28, size: int = FIELD) -> Tensor:
 
     Returns:
         B×3 float32 (s, tx, ty). With an output of digit×digit pixels, every sampling point is the centre of a pixel.
+
+    Raises:
+        ValueError: ``shift`` is not B×2.
     """
+    if shift.dim() != 2 or shift.shape[1] != 2:
+        raise ValueError(f"shift: wanted B×2 (x, y), got shape {tuple(shift.shape)}")
     corner = shift + (size - digit) // 2
     middle = (2 * corner + digit).float() / size - 1
     return torch.cat([torch.full_like(middle[:, :1], digit / size), middle], dim=1)
 
 
-def _compose(digits: Tensor, corner: Tensor, contrast: Tensor, texture: Tensor) -> Tensor:
-    """`noisy_field` without its checks; ``corner`` is where each digit begins, B×2 (x, y)."""
-    size, (height, width) = texture.shape[-1], digits.shape[-2:]
-    field = texture * (TEXTURE_CONTRAST / 2) + 0.5
-    ink = F.threshold((digits.flatten(1) - 0.5) * contrast[:, None] + 0.5, 0.5, 0.0)  # background is 0, and loses
-    field.flatten(1).scatter_reduce_(1, _pixels(corner, height, width, size), ink, "amax")  # the brighter one wins
+def _ink(digits: Tensor, contrast: Tensor) -> Tensor:
+    """Each digit at its contrast, B×(h·w); its background is 0."""
+    return F.threshold((digits.flatten(1) - 0.5) * contrast[:, None] + 0.5, 0.5, 0.0)
+
+
+def _compose(ink: Tensor, pixels: Tensor, texture: Tensor, out: Tensor) -> Tensor:
+    """Lay ``ink`` on the ``pixels`` of the texture where it is the brighter one, stretch to [0, 1], mask; into ``out``."""
+    field = torch.mul(texture, TEXTURE_CONTRAST / 2, out=out).add_(0.5)
+    field.flatten(1).scatter_reduce_(1, pixels, ink, "amax")
     field.sub_(_lowest(field))
     field.div_(_highest(field).clamp_(min=torch.finfo(field.dtype).tiny))  # a flat field becomes 0, not NaN
-    inside = _inside(size, field.dtype, field.device)
+    inside = _inside(texture.shape[-1], field.dtype, field.device)
     return field.mul_(inside).add_((1 - inside) / 2)
 
 
@@ -223,13 +247,6 @@ def _lowest(images: Tensor) -> Tensor:
 
 def _highest(images: Tensor) -> Tensor:
     return images.amax(dim=(1, 2, 3), keepdim=True)
-
-
-def _pixels(corner: Tensor, height: int, width: int, size: int) -> Tensor:
-    """Which pixels of its field, counted row by row, each digit covers: B×(height·width)."""
-    down, across = (torch.arange(n, device=corner.device) for n in (height, width))
-    left, top = corner.long().T[..., None]
-    return top * size + left + (down[:, None] * size + across).flatten()
 
 
 @lru_cache(maxsize=8)
@@ -270,20 +287,20 @@ def _check_contrast(contrast: Tensor | float, digits: Tensor) -> Tensor:
     return contrast.expand(len(digits))
 
 
-def _corners(digits: Tensor, shift: Tensor, size: int) -> Tensor:
-    """Left column and top row of every digit in its field, B×2."""
+def _pixels(digits: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Which pixels of its field, counted row by row, each digit covers: B×(h·w)."""
     batch, _, height, width = digits.shape
     if max(height, width) > size:
         raise ValueError(f"digits: {height}×{width} pixels are larger than the field of {size}×{size}")
     if shift.shape != (batch, 2) or shift.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"shift: wanted whole numbers {batch}×2 (x, y), got {shift.dtype} {tuple(shift.shape)}")
+    across, down = (torch.arange(n, device=shift.device) for n in (width, height))
     room = torch.tensor([size - width, size - height], device=shift.device)
     corner = room // 2 + shift
     leaves = ((corner < 0) | (corner > room)).any(dim=1)
     if leaves.any():
         first = int(leaves.nonzero()[0])
-        raise ValueError(
-            f"shift: {shift[first].tolist()} takes digit {first} out of the field of {size}×{size}; the middle leaves "
-            f"about {(size - width) // 2} pixels in x and {(size - height) // 2} in y"
-        )
-    return corner
+        x, y = shift[first].tolist()
+        raise ValueError(f"shift: ({x}, {y}) takes digit {first} out of the field of {size}×{size} pixels")
+    left, top = corner.T[..., None]
+    return top * size + left + (down[:, None] * size + across).flatten()
