@@ -231,7 +231,7 @@ def _ink(digits: Tensor, contrast: Tensor) -> Tensor:
 
 
 def _compose(ink: Tensor, pixels: Tensor, texture: Tensor, out: Tensor) -> Tensor:
-    """Lay ``ink`` on the ``pixels`` of the texture where it is the brighter one, stretch to [0, 1], mask; into ``out``."""
+    """The brighter of texture and ink wins, then the field is stretched to [0, 1] and masked; written to ``out``."""
     field = torch.mul(texture, TEXTURE_CONTRAST / 2, out=out).add_(0.5)
     field.flatten(1).scatter_reduce_(1, pixels, ink, "amax")
     field.sub_(_lowest(field))
