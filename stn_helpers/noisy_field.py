@@ -43,9 +43,9 @@ class Field(NamedTuple):
     images: Tensor
     """B×1×S×S, floating, in [0, 1]."""
     shift: Tensor
-    """B×2 int64: how far the digit lies from the middle, (x, y) in pixels, x right and y down."""
+    """B×2 int64, how far the digit lies from the middle, (x, y) in pixels, x right and y down."""
     contrast: Tensor
-    """B: contrast of each digit, in (0, 1]."""
+    """The contrast of each digit, B in (0, 1]."""
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +60,7 @@ def cloud_envelope(size: int = FIELD, device: torch.device | str = "cpu") -> Ten
         device: where the tensor is to be.
 
     Returns:
-        size×(size // 2 + 1) float32, in the order of ``torch.fft.rfft2``; 0 at f = 0. It is kept for the next call: do
+        size×(size // 2 + 1) float32, in the order of ``torch.fft.rfft2``; 0 at f = 0. It is kept for the next call, so do
         not write to it.
 
     Raises:
@@ -120,7 +120,7 @@ def polar_shift(eccentricity: Tensor, angle: Tensor) -> Tensor:
         angle: B angles in radians, 0 to the right, π/2 down.
 
     Returns:
-        B×2 int64 (x, y): truncated towards zero to whole pixels.
+        B×2 int64 (x, y), truncated towards zero to whole pixels.
 
     Raises:
         ValueError: the two are not B numbers each.
@@ -141,7 +141,7 @@ def noisy_field(digits: Tensor, shift: Tensor, contrast: Tensor | float, texture
 
     Args:
         digits: B×1×h×w, floating, in [0, 1].
-        shift: B×2 int64: of the digit from the middle of the field, (x, y) in pixels, x right and y down.
+        shift: B×2 int64, from the middle of the field to the digit's, (x, y) in pixels, x right and y down.
         contrast: B numbers or one, in (0, 1].
         texture: B×1×S×S in [-1, 1], of the digits' dtype, such as `motion_clouds` makes.
 
