@@ -18,7 +18,7 @@ class Checkpoint:
         path: the file.
         run: what tells this training from another one; whatever JSON can hold.
         model: its parameters and buffers are kept.
-        optimizer: its running means are kept; of ``model.parameters()``, in that order, in one group.
+        optimizer: its running means are kept.
         record: further tensors to keep.
         device: whose random numbers to keep.
     """
@@ -68,7 +68,8 @@ class Checkpoint:
             )
         self.model.load_state_dict({name: tensors[f"model.{name}"] for name in self.model.state_dict()})
         state = {}
-        for index, parameter in enumerate(self.model.parameters()):
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, parameter in enumerate(parameters):
             prefix = f"optimizer.{index}."
             own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             # In the parameter's own memory order, as the optimizer made them: its kernel goes through both in step.

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from stn_helpers.checkpoint import Checkpoint, random_state, set_random_state
 from stn_helpers.data import Digits
+from stn_helpers.spatial_transformer import SpatialTransformer
 
 __all__ = ["History", "Recipe", "choose_device", "evaluate", "fit", "predict"]
 
@@ -36,6 +37,8 @@ class Recipe:
         weight_decay: of AdamW, times the learning rate off every weight a step.
         betas: memory of AdamW's running means, of the gradient and of its square.
         label_smoothing: share of the target that is spread evenly over the classes.
+        localization_lr: learning rate of the localization networks, as a share of ``lr``.
+        clip: longest gradient, all parameters in one vector; a longer one is shortened to it. None: any length.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -50,6 +53,8 @@ class Recipe:
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     label_smoothing: float = 0.1
+    localization_lr: float = 1.0
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         def need(name: str, good: bool, wanted: str) -> None:
@@ -65,6 +70,8 @@ class Recipe:
         need("weight_decay", 0 <= self.weight_decay < math.inf, "0 or more and finite")
         need("betas", len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
         need("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        need("localization_lr", 0 < self.localization_lr < math.inf, "above 0 and finite")
+        need("clip", self.clip is None or self.clip > 0, "above 0, or None")
 
     def steps_per_epoch(self, images: int) -> int:
         """Full batches in ``images`` images. What is left over, other images in each epoch, is not shown."""
@@ -138,7 +145,8 @@ def fit(
         train: images N×C×H×W, floating; labels N int64 in [0, K).
         recipe: how to train.
         seed: sets torch's random numbers, and the order of the images.
-        augment: makes of each batch of images another one; takes its random numbers from torch alone.
+        augment: makes of each batch of images another one, of whatever size; takes its random numbers from torch
+            alone. Called once with a single image before the first step, to see whether the model can take it.
         checkpoint: the file that holds the state of the training; gone on from, where it is there.
         save_every: seconds between two savings of that state.
         device: "cpu", "cuda" or "mps"; without it CUDA where there is one, else MPS, else the CPU.
@@ -157,9 +165,9 @@ def fit(
     """
     device = choose_device(device)
     model.to(device, memory_format=torch.channels_last)  # on the CPU a fifth less time a step
-    _check_training(model, train)
+    _check_training(model, train, augment)
     optimizer = torch.optim.AdamW(
-        model.parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
+        _groups(model), betas=recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )  # fused: one kernel for all parameters
     started = time.perf_counter()  # only now: the first optimizer of a process imports a second's worth of torch
     images, labels = train.images.to(device), train.labels.to(device)  # once: each batch is then an index_select
@@ -204,7 +212,11 @@ def fit(
             loss = F.cross_entropy(logits, label, label_smoothing=recipe.label_smoothing)
             optimizer.zero_grad()
             loss.backward()
-            optimizer.param_groups[0]["lr"] = recipe.rate(step, steps)
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            rest, localization = optimizer.param_groups
+            rest["lr"] = recipe.rate(step, steps)
+            localization["lr"] = recipe.localization_lr * rest["lr"]
             optimizer.step()
             losses[step] = loss.detach()  # not .item(): a GPU goes on with the next step
             clock[step] = now = time.perf_counter() - started
@@ -269,6 +281,14 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device(device or usable[0])
 
 
+def _groups(model: nn.Module) -> list[dict]:
+    """The parameters in two groups: those of the localization networks come second."""
+    own = [part.localization for part in model.modules() if isinstance(part, SpatialTransformer)]
+    locating = {parameter: None for part in own for parameter in part.parameters()}  # a set that keeps the order
+    rest = [parameter for parameter in model.parameters() if parameter not in locating]
+    return [{"params": rest}, {"params": list(locating)}]
+
+
 def _order(images: int, seed: int, epoch: int) -> Tensor:
     """The permutation of an epoch. It follows from seed and epoch, so that a checkpoint need not hold it."""
     return torch.randperm(images, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
@@ -296,12 +316,13 @@ def _check_digits(digits: Digits, name: str) -> None:
         raise ValueError(f"{name}.labels: wanted {wanted}, got {_kind(digits.labels)}")
 
 
-def _check_training(model: nn.Module, train: Digits) -> None:
+def _check_training(model: nn.Module, train: Digits, augment: Callable[[Tensor], Tensor] | None) -> None:
     _check_digits(train, "train")
+    first = train.images[:1] if augment is None else augment(train.images[:1])
     try:
-        logits = predict(model, train.images[:1])
+        logits = predict(model, first)
     except RuntimeError as error:
-        raise ValueError(f"train.images: the model cannot take {_kind(train.images[:1])}: {error}") from error
+        raise ValueError(f"train.images: the model cannot take {_kind(first)}: {error}") from error
     if logits.ndim != 2:
         raise ValueError(f"model: wanted logits B×K, got {_kind(logits)} for one image")
     low, high = int(train.labels.min()), int(train.labels.max())
