@@ -69,12 +69,12 @@ def cloud_envelope(size: int = FIELD, device: torch.device | str = "cpu") -> Ten
     if size < 2 or size % 2:
         raise ValueError(f"size: wanted an even number of pixels from 2 up, got {size}")
     with torch.inference_mode(False):  # the one kept must serve outside of inference mode as well
-        frequency = torch.hypot(torch.fft.rfftfreq(size)[:, None], torch.fft.fftfreq(size))
+        frequency = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size))
         centre, bandwidth = 0.1, 0.1
         width = math.log((centre + bandwidth) / centre)
         envelope = torch.exp(-0.5 * (torch.log(frequency / centre) / width) ** 2) / frequency
         envelope[0, 0] = 0.0  # no mean
-        return envelope.to(device).T  # so that it lies in memory as `_random_phasors` does
+        return envelope.to(device)
 
 
 def motion_clouds(count: int, size: int = FIELD, device: torch.device | str = "cpu") -> Tensor:
@@ -105,11 +105,10 @@ def _random_phasors(count: int, size: int, device: torch.device | str) -> Tensor
     # below the 256th is what it is with the whole circle.
     half, frequencies = size // 2, count * size * (size // 2 + 1)
     drawn = torch.randint(-(2**63), 2**63 - 1, (math.ceil(frequencies / 8),), device=device).view(torch.uint8)
-    # The axis that the Fourier transform takes first is the one along which memory runs: that is faster.
-    phase = drawn[:frequencies].view(count, half + 1, size)
+    phase = drawn[:frequencies].view(count, size, half + 1)
     # Frequencies along the edges of the half plane have their mirror images there too, with the opposite phase.
-    phase[:, ::half, half + 1 :] = -phase[:, ::half, 1:half].flip(2)
-    return _unit_circle(device).index_select(0, phase.int().flatten()).view(phase.shape).mT
+    phase[:, half + 1 :, ::half] = -phase[:, 1:half, ::half].flip(1)
+    return _unit_circle(device).index_select(0, phase.int().flatten()).view(phase.shape)
 
 
 def polar_shift(eccentricity: Tensor, angle: Tensor) -> Tensor:
@@ -160,7 +159,7 @@ def noisy_field(digits: Tensor, shift: Tensor, contrast: Tensor | float, texture
     _check_range("texture", texture, -1, 1)
     contrast = _check_contrast(contrast, digits)
     pixels = _pixels(digits, shift, texture.shape[-1])
-    return _compose(_ink(digits, contrast), pixels, texture, torch.empty_like(texture))
+    return _compose(_ink(digits, contrast), pixels, texture, texture.new_empty(texture.shape))
 
 
 @torch.no_grad()
@@ -233,7 +232,7 @@ def _ink(digits: Tensor, contrast: Tensor) -> Tensor:
 def _compose(ink: Tensor, pixels: Tensor, texture: Tensor, out: Tensor) -> Tensor:
     """The brighter of texture and ink wins, then the field is stretched to [0, 1] and masked; written to ``out``."""
     field = torch.mul(texture, TEXTURE_CONTRAST / 2, out=out).add_(0.5)
-    field.flatten(1).scatter_reduce_(1, pixels, ink, "amax")
+    field.view(len(ink), -1).scatter_reduce_(1, pixels, ink, "amax")
     field.sub_(_lowest(field))
     field.div_(_highest(field).clamp_(min=torch.finfo(field.dtype).tiny))  # a flat field becomes 0, not NaN
     inside = _inside(texture.shape[-1], field.dtype, field.device)
