@@ -251,16 +251,14 @@ def _highest(images: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _unit_circle(device: torch.device | str) -> Tensor:
     """256 evenly spaced points of the unit circle, complex64."""
-    with torch.inference_mode(False):
-        return torch.polar(torch.ones(256), torch.arange(256) * (2 * math.pi / 256)).to(device)
+    return torch.polar(torch.ones(256), torch.arange(256) * (2 * math.pi / 256)).to(device)
 
 
 @lru_cache(maxsize=8)
 def _inside(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """size×size: 1 where a pixel's centre is in the inscribed circle, 0 outside."""
-    with torch.inference_mode(False):
-        centre = pixel_centers(size)
-        return (torch.hypot(centre[:, None], centre) <= 1).to(device, dtype)
+    centre = pixel_centers(size)
+    return (torch.hypot(centre[:, None], centre) <= 1).to(device, dtype)
 
 
 def _check_digits(digits: Tensor) -> int:
