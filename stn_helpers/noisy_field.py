@@ -34,7 +34,7 @@ FIELD = 128
 FARTHEST = 40.0
 """Greatest eccentricity of a digit, in pixels from the middle of the field."""
 TEXTURE_CONTRAST = 0.75
-AT_ONCE = 16  # images that random_field works on at a time: few enough to stay in the processor's cache
+AT_ONCE = 8  # images that random_field works on at a time: few enough to stay in the processor's cache
 
 
 class Field(NamedTuple):
