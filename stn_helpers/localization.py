@@ -6,11 +6,12 @@ Any ``nn.Module`` from B×C×H×W to B×num_params will do. What matters is how 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_helpers.transforms import Transform, pixel_centers
+from stn_helpers.transforms import Affine, Attention, Transform, pixel_centers
 
-__all__ = ["SoftArgmax", "theta_head", "tutorial_localization"]
+__all__ = ["PeakLocalization", "SoftArgmax", "atn_localization", "theta_head", "tutorial_localization"]
 
 
 def theta_head(in_features: int, transform: Transform) -> nn.Linear:
@@ -80,3 +81,128 @@ def tutorial_localization(transform: Transform) -> nn.Sequential:
         nn.ReLU(),
         theta_head(32, transform),
     )
+
+
+class PeakLocalization(nn.Module):
+    """Finds the one place worth looking at in a large image: a heat map says where, what lies under its peak says how.
+
+    Convolutions see every pixel of the image and end in feature maps of a quarter of its side. From these comes one
+    heat map. A soft-argmax around its highest peak is the translation of θ; the features there, averaged with the
+    same shares, give what else θ holds.
+
+    The heat map starts as saliency: to what the convolutions say, the brightness of the neighbourhood is added. So the
+    window looks at the brightest blob before anything is learnt, and the first gradients come from what is to be found.
+
+    Args:
+        transform: `Attention` or `Affine`.
+        channels: feature maps of each layer.
+        saliency: weight of the brightness at the start; it is a parameter and learns like the others. 0 starts blind.
+        scale: side of the window at the start, as a share of the image's.
+        reach: the soft-argmax sees so many cells of the heat map to each side of the peak; None: the whole map.
+        mean: subtracted from every pixel, and ...
+        std: ... divides what is left, so that the convolutions see standardised images.
+    """
+
+    def __init__(
+        self,
+        transform: Attention | Affine,
+        channels: int = 16,
+        saliency: float = 2.0,
+        scale: float = 28 / 128,
+        reach: int | None = 2,
+        mean: float = 0.5,
+        std: float = 0.12,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_convolution(1, channels, 5, stride=2),
+            *_convolution(channels, channels, 3, stride=2),
+            *_convolution(channels, channels, 3),
+            *_convolution(channels, channels, 3, dilation=2),
+        )
+        self.heat = nn.Conv2d(channels, 1, kernel_size=5, padding=2)
+        self.saliency = nn.Parameter(torch.tensor(float(saliency)))
+        self.peak = SoftArgmax()
+        self.head = nn.Linear(channels, transform.num_params)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("start", scale * transform.identity(), persistent=False)
+        self.register_buffer("translation", _translation(transform), persistent=False)
+        self.reach, self.mean, self.std = reach, mean, std
+
+    def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """B×1×H×W images in [0, 1] → features B×channels×H/4×W/4 and the heat map B×1×H/4×W/4."""
+        image = (image - self.mean) / self.std
+        features = self.features(image)
+        brightness = F.avg_pool2d(F.max_pool2d(image, 4), 5, stride=1, padding=2, count_include_pad=False)
+        return features, SHARPNESS * self.heat(features) + self.saliency * brightness
+
+    def candidates(self, image: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """θ of the ``count`` highest peaks, and how high each is.
+
+        Args:
+            image: B×1×H×W in [0, 1], sides divisible by 4.
+            count: peaks wanted; two of them lie at least `APART` cells from each other.
+
+        Returns:
+            θ B×count×num_params and the scores B×count, the best first: the logarithm of the heat around each peak.
+        """
+        features, heat = self.maps(image)
+        theta, score, rest = [], [], heat
+        for _ in range(count):
+            top = rest >= rest.amax(dim=(2, 3), keepdim=True)
+            around = heat if self.reach is None else heat.masked_fill(~_widen(top, self.reach), -torch.inf)
+            share = around.flatten(1).softmax(1)
+            attended = torch.einsum("bcn,bn->bc", features.flatten(2), share)
+            theta.append(self.start + GENTLY * self.head(attended) + self.peak(around)[:, 0] @ self.translation)
+            score.append(around.flatten(1).logsumexp(1))
+            rest = rest.masked_fill(_widen(top, APART), -torch.inf)
+        return torch.stack(theta, dim=1), torch.stack(score, dim=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """B×1×H×W images in [0, 1], sides divisible by 4 → θ of the highest peak, B×num_params."""
+        return self.candidates(image, 1)[0][:, 0]
+
+
+SHARPNESS = 3.0
+"""What the convolutions of `PeakLocalization` say counts so many times: the heat map has to come to a peak."""
+GENTLY = 0.4
+"""What its last layer says counts so much: the shape of the window should change more slowly than its place."""
+APART = 4
+"""Least distance of two of its peaks, in cells of the heat map, each of 4×4 pixels."""
+
+
+def _widen(mask: Tensor, reach: int) -> Tensor:
+    """B×1×H×W bool: every place at most ``reach`` rows and columns from one that is true."""
+    return F.max_pool2d(mask.float(), 2 * reach + 1, stride=1, padding=reach) > 0
+
+
+def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU; the output has 1/stride of the input's sides."""
+    padding = dilation * (size // 2)
+    convolution = nn.Conv2d(channels_in, channels_out, size, stride, padding, dilation, bias=False)
+    return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
+
+
+def _translation(transform: Attention | Affine) -> Tensor:
+    """2×num_params: which entries of θ are (tx, ty)."""
+    places = (1, 2) if isinstance(transform, Attention) else (2, 5)
+    return torch.eye(transform.num_params)[list(places)]
+
+
+def atn_localization() -> nn.Sequential:
+    """The localization network of the attention article's author, for 1×128×128 images: 334 thousand parameters.
+
+    Four stages of convolution, max pooling and ReLU take 128×128 to 128 maps of 4×4; two linear layers take these to
+    θ of `Attention`, which starts in the middle with a fifth of the field's side.
+
+    Returns:
+        A module from B×1×128×128 to B×3 (s, tx, ty).
+    """
+    layers = []
+    for channels_in, channels_out, size in ((1, 16, 7), (16, 32, 5), (32, 64, 5), (64, 128, 5)):
+        layers += [nn.Conv2d(channels_in, channels_out, size), nn.MaxPool2d(2), nn.ReLU()]
+    head = theta_head(32, Attention())
+    with torch.no_grad():
+        head.bias.mul_(0.2)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * 4 * 4, 32), nn.ReLU(), head)

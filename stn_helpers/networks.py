@@ -5,14 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stn_helpers.localization import tutorial_localization
+from stn_helpers.localization import PeakLocalization, tutorial_localization
+from stn_helpers.sampling import sample
 from stn_helpers.spatial_transformer import SpatialTransformer
-from stn_helpers.transforms import Affine
+from stn_helpers.transforms import Affine, Attention
 
-__all__ = ["MNIST_MEAN", "MNIST_STD", "Standardize", "mnist_stn", "tutorial_classifier"]
+__all__ = [
+    "FIELD_MEAN",
+    "FIELD_STD",
+    "MNIST_MEAN",
+    "MNIST_STD",
+    "SearchingSTN",
+    "Standardize",
+    "field_stn",
+    "lenet",
+    "mnist_stn",
+    "tutorial_classifier",
+]
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 """Mean and standard deviation of the pixels of MNIST's training images, scaled to [0, 1]."""
+FIELD_MEAN, FIELD_STD = 0.5, 0.12
+"""Mean and standard deviation, rounded, of the pixels of a noisy field."""
 
 
 class Standardize(nn.Module):
@@ -84,3 +98,76 @@ def mnist_stn(seed: int = 0) -> nn.Sequential:
     net.add_module("standardize", Standardize())
     net.add_module("classifier", tutorial_classifier())
     return net
+
+
+def lenet() -> nn.Sequential:
+    """The classifier of the attention article, for 1×28×28 images: 431,080 parameters, logits of 10 classes.
+
+    Returns:
+        A module from B×1×28×28 to B×10 logits.
+    """
+    return nn.Sequential(
+        nn.Conv2d(1, 20, kernel_size=5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(20, 50, kernel_size=5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(50 * 4 * 4, 500),
+        nn.ReLU(),
+        nn.Linear(500, 10),
+    )
+
+
+class SearchingSTN(nn.Module):
+    """A spatial transformer that searches a large image for the window to classify.
+
+    While it trains it looks at several places and mixes what the classifier says of each, weighed by the heat of the
+    place: p(y) = Σₖ gₖ·p(y | window k). The gradient of the weights gₖ compares places that lie far apart, which the
+    gradient of the sampler, a matter of neighbouring pixels, cannot do. In evaluation it looks once, at the highest
+    peak.
+
+    Args:
+        transformer: its localization network is a `PeakLocalization`.
+        classifier: from the transformer's output to logits B×K.
+        looks: places to look at while training.
+
+    Raises:
+        ValueError: ``looks`` is below 1.
+    """
+
+    def __init__(self, transformer: SpatialTransformer, classifier: nn.Module, looks: int = 2) -> None:
+        super().__init__()
+        if looks < 1:
+            raise ValueError(f"looks: wanted at least 1, got {looks}")
+        self.transformer, self.classifier, self.looks = transformer, classifier, looks
+
+    def forward(self, image: Tensor) -> Tensor:
+        """B×1×H×W in [0, 1] → logits B×K; while training, the logarithm of the mixed probabilities."""
+        if not self.training:
+            return self.classifier(self.transformer(image))
+        theta, score = self.transformer.localization.candidates(image, self.looks)
+        batch, (height, width) = len(image), self.transformer.out_size
+        grid = self.transformer.transform.grid(theta.flatten(0, 1), (height, width))
+        # The windows of one image lie above each other in one tall grid: the image itself need not be repeated.
+        seen = sample(image, grid.reshape(batch, self.looks * height, width, 2), padding=self.transformer.padding)
+        said = self.classifier(seen.reshape(batch * self.looks, -1, height, width)).log_softmax(1)
+        weight = score.log_softmax(1)
+        return (said.view(batch, self.looks, -1) + weight[:, :, None]).logsumexp(1)
+
+
+def field_stn(transform: Attention | Affine | None = None, seed: int = 0) -> SearchingSTN:
+    """The net of the attention chapter: finds a digit in a 128×128 noisy field and reads it; 439 thousand parameters.
+
+    Args:
+        transform: `Attention` (the default), three numbers, or `Affine`, six.
+        seed: of the initial weights.
+
+    Returns:
+        A module from B×1×128×128 in [0, 1] to B×10 logits, with the parts ``transformer`` and ``classifier``.
+    """
+    torch.manual_seed(seed)
+    transform = transform or Attention()
+    transformer = SpatialTransformer(PeakLocalization(transform), transform, out_size=(28, 28))
+    return SearchingSTN(transformer, nn.Sequential(Standardize(FIELD_MEAN, FIELD_STD), lenet()))
