@@ -12,7 +12,7 @@ from torch import nn
 
 from stn_helpers.files import read_tensors, write_atomically, write_tensors
 
-__all__ = ["describe_device", "load_result", "load_weights", "results_folder", "save_result", "save_weights"]
+__all__ = ["describe_device", "has_result", "load_result", "load_weights", "results_folder", "save_result", "save_weights"]
 
 WAY_OUT = "take it from the book's repository, folder results/"
 
@@ -28,7 +28,7 @@ def save_result(name: str, figures: dict, *, seeds: list[int], command: str, dev
     """Write figures to ``results/NAME.json``, with what it takes to measure them again.
 
     Args:
-        name: the file's name without its ending: letters, digits, ``_``, ``-``, ``.``.
+        name: the file's name without its ending: letters, digits, ``_``, ``-``, ``.``; a folder may stand before it.
         figures: what was measured; whatever JSON can hold, NaN and infinity excepted.
         seeds: of the runs.
         command: what to type to make this file anew.
@@ -54,6 +54,11 @@ def save_result(name: str, figures: dict, *, seeds: list[int], command: str, dev
     except (TypeError, ValueError) as error:
         raise ValueError(f"figures: JSON cannot hold them ({error}); give plain numbers, text, lists, dicts") from error
     return write_atomically(_path(name, ".json"), text.encode() + b"\n")
+
+
+def has_result(name: str) -> bool:
+    """Whether there is a file ``results/NAME.json``."""
+    return _path(name, ".json").is_file()
 
 
 def load_result(name: str) -> dict:
@@ -117,8 +122,8 @@ def describe_device(device: str = "cpu") -> str:
 
 
 def _path(name: str, ending: str) -> Path:
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"name must be letters, digits, '_', '-' or '.', and no folder; got {name!r}")
+    if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
+        raise ValueError(f"name must be letters, digits, '_', '-' or '.', after at most one folder; got {name!r}")
     return results_folder() / (name + ending)
 
 

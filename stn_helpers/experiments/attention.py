@@ -1,0 +1,160 @@
+"""The attention benchmark: 3 contrasts × 9 eccentricities, ours beside the published tables.
+
+Images and tables: "Getting the attention of your spatial transformer" and its author's notebooks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from stn_helpers.data import Digits, load_digits
+from stn_helpers.experiments.jobs import Job, checkpoint_path
+from stn_helpers.networks import FIELD_MEAN, FIELD_STD, SearchingSTN, Standardize, field_stn, lenet
+from stn_helpers.noisy_field import (
+    Field,
+    field_theta,
+    motion_clouds,
+    noisy_field,
+    polar_shift,
+    random_field,
+)
+from stn_helpers.results import load_result, save_weights
+from stn_helpers.sampling import sample
+from stn_helpers.training import Recipe, fit
+from stn_helpers.transforms import Affine, Attention
+
+__all__ = ["CONTRASTS", "ECCENTRICITIES", "MODELS", "PUBLISHED", "RECIPES", "field_cell", "jobs", "off_target", "true_crop"]
+
+CONTRASTS = (0.7, 0.5, 0.3)
+ECCENTRICITIES = tuple(40 * k / 9 for k in range(1, 10))
+"""Pixels from the middle of the field: 4.4, 8.9, … 40."""
+
+PUBLISHED = {
+    "affine": {
+        0.7: (0.9715, 0.9657, 0.9628, 0.9650, 0.9623, 0.9621, 0.9572, 0.9548, 0.9558),
+        0.5: (0.9548, 0.9553, 0.9539, 0.9533, 0.9509, 0.9433, 0.9483, 0.9424, 0.9433),
+        0.3: (0.7656, 0.7598, 0.7455, 0.7433, 0.7367, 0.7242, 0.7422, 0.7437, 0.6892),
+    },
+    "attention": {
+        0.7: (0.9606, 0.9509, 0.9417, 0.9324, 0.9224, 0.9218, 0.9147, 0.9335, 0.9456),
+        0.5: (0.9314, 0.9316, 0.9248, 0.9334, 0.9258, 0.9152, 0.9177, 0.9179, 0.9264),
+        0.3: (0.7122, 0.6868, 0.6760, 0.6779, 0.6871, 0.6744, 0.6549, 0.6768, 0.6111),
+    },
+}
+"""Test accuracy of the author's two nets, by contrast, in the order of `ECCENTRICITIES`."""
+
+MODELS = ("attention", "affine", "ceiling")
+RECIPES = {
+    "attention": Recipe(epochs=8, lr=0.004, localization_lr=0.5, clip=1.0),
+    "affine": Recipe(epochs=8, lr=0.004, localization_lr=0.5, clip=1.0),
+    "ceiling": Recipe(epochs=8, lr=0.004, clip=1.0),
+}
+MISSED = 5.0
+"""A window whose centre is further than this from the digit's, in pixels, has missed it."""
+
+
+def jobs(models: list[str], seeds: list[int]) -> list[Job]:
+    """One job for each model and seed."""
+    return [Job("attention", model, seed, measure) for seed in seeds for model in models]
+
+
+def build(model: str, seed: int) -> nn.Module:
+    """The net of a job, with its first weights."""
+    if model != "ceiling":
+        return field_stn({"attention": Attention(), "affine": Affine()}[model], seed)
+    torch.manual_seed(seed)
+    return nn.Sequential(Standardize(FIELD_MEAN, FIELD_STD), lenet())
+
+
+def true_crop(field: Field, digit: int = 28) -> Tensor:
+    """What a window that is told the place sees: B×1×digit×digit, every pixel of it a pixel of the field."""
+    theta = field_theta(field.shift, digit, field.images.shape[-1])
+    return sample(field.images, Attention().grid(theta, (digit, digit)))
+
+
+def searched_fields(digits: Tensor) -> Tensor:
+    """A batch of training images for the nets that search: `random_field`."""
+    return random_field(digits).images
+
+
+def true_crops(digits: Tensor) -> Tensor:
+    """A batch of training images for the ceiling: the same fields, cropped at the true place."""
+    return true_crop(random_field(digits), digits.shape[-1])
+
+
+def field_cell(digits: Tensor, contrast: float, eccentricity: float, seed: int) -> Field:
+    """Noisy fields of one contrast and one eccentricity; the same seed gives the same fields. No global state changes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        angle = 2 * math.pi * torch.rand(len(digits))
+        shift = polar_shift(torch.full_like(angle, eccentricity), angle)
+        images = noisy_field(digits, shift, contrast, motion_clouds(len(digits)))
+    return Field(images, shift, torch.full_like(angle, contrast))
+
+
+def off_target(transform: Attention | Affine, theta: Tensor, field: Field) -> Tensor:
+    """How far the centre of each window lies from its digit's, in pixels: B×num_params → B."""
+    centre = transform.matrix(theta)[:, :2, 2] * field.images.shape[-1] / 2
+    return torch.linalg.vector_norm(centre - field.shift.to(centre), dim=1)
+
+
+@torch.inference_mode()
+def measure_cell(net: nn.Module, digits: Digits, contrast: float, eccentricity: float, seed: int) -> dict:
+    """Accuracy in one cell of the table and, for a net that searches, how far off its windows were."""
+    device = next(net.parameters()).device
+    right, error = [], []
+    for part, (images, labels) in enumerate(zip(digits.images.split(100), digits.labels.split(100), strict=True)):
+        field = field_cell(images, contrast, eccentricity, seed=1000 * seed + part)
+        if isinstance(net, SearchingSTN):
+            glimpse = net.transformer.glimpse(field.images.to(device))
+            logits = net.classifier(glimpse.output)
+            error.append(off_target(net.transformer.transform, glimpse.theta, field).cpu())
+        else:
+            logits = net(true_crop(field).to(device))
+        right.append(logits.argmax(1).cpu() == labels)
+    cell = {"contrast": contrast, "eccentricity": eccentricity, "accuracy": float(torch.cat(right).double().mean())}
+    if error:
+        pixels = torch.cat(error)
+        cell |= {"error_px": float(pixels.median()), "missed": float((pixels > MISSED).double().mean())}
+    return cell
+
+
+def measure(job: Job, device: str) -> dict:
+    """Train the net of a job on the whole training set, then every cell of the table on the whole test set."""
+    digits = load_digits("mnist")
+    net, recipe = build(job.model, job.seed), RECIPES[job.model]
+    history = fit(
+        net,
+        digits.train,
+        recipe,
+        seed=job.seed,
+        augment=true_crops if job.model == "ceiling" else searched_fields,
+        checkpoint=checkpoint_path(job),
+        save_every=30.0,
+        device=device,
+    )
+    cells = [
+        measure_cell(net, digits.test, contrast, eccentricity, seed=100 * row + column)
+        for row, contrast in enumerate(CONTRASTS)
+        for column, eccentricity in enumerate(ECCENTRICITIES)
+    ]
+    if job.seed == 0 and job.model != "ceiling":
+        save_weights(f"attention/{job.model}_0", net.cpu())
+    return {
+        "recipe": asdict(recipe),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "steps": history.steps,
+        "seconds": history.seconds,
+        "losses": [round(float(part.mean()), 4) for part in history.losses.split(math.ceil(history.steps / 200))],
+        "cells": cells,
+    }
+
+
+def grid_of(model: str, seeds: list[int], figure: str = "accuracy") -> Tensor:
+    """A figure of the stored records: len(seeds)×3×9, contrasts in the order of `CONTRASTS`."""
+    records = [load_result(f"attention/{model}_{seed}")["figures"]["cells"] for seed in seeds]
+    return torch.tensor([[cell[figure] for cell in cells] for cells in records]).view(len(seeds), len(CONTRASTS), -1)
