@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import platform
 import re
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,9 @@ WAY_OUT = "take it from the book's repository, folder results/"
 
 
 def results_folder() -> Path:
-    """The folder of results: in the package, where that came as a wheel; in a checkout, beside it."""
+    """The folder of results: ``STN_RESULTS`` where that is set; else in the package, or beside it in a checkout."""
+    if chosen := os.environ.get("STN_RESULTS"):
+        return Path(chosen)
     package = Path(__file__).resolve().parent
     inside = package / "results"
     return inside if inside.is_dir() else package.parent / "results"

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_every_record_names_its_seeds_versions_device_and_command():
-    for path in (ROOT / "results").glob("*.json"):
-        record = load_result(path.stem)
+    for path in (ROOT / "results").rglob("*.json"):
+        record = load_result(path.relative_to(ROOT / "results").with_suffix("").as_posix())
         assert record["command"].startswith("python ") and record["device"] and record["date"]
         assert record["versions"].keys() >= {"python", "torch"}
         assert "seeds" in record

@@ -1,0 +1,168 @@
+"""What makes the attention transformer learn, and what keeps it from learning: one thing changed at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from stn_helpers.data import load_digits, split_validation
+from stn_helpers.experiments.attention import MISSED, field_cell, off_target
+from stn_helpers.experiments.jobs import Job
+from stn_helpers.localization import PeakLocalization, atn_localization, theta_head
+from stn_helpers.networks import FIELD_MEAN, FIELD_STD, SearchingSTN, Standardize, lenet
+from stn_helpers.noisy_field import FARTHEST, FIELD, random_field
+from stn_helpers.spatial_transformer import SpatialTransformer
+from stn_helpers.training import Recipe, fit, predict
+from stn_helpers.transforms import Attention
+
+__all__ = ["STEPS", "VARIANTS", "Variant", "build", "jobs"]
+
+STEPS = 200
+CONTRAST = 0.7
+RECIPE = Recipe(lr=0.004, localization_lr=0.5, clip=1.0)  # for STEPS steps
+WATCH_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to build and to train the net.
+
+    Attributes:
+        localization: makes the localization network.
+        looks: windows that a `SearchingSTN` looks at while it trains; None: a plain transformer with one.
+        mean: pixels are standardised with this mean, ...
+        std: ... and this standard deviation, before the localization network and before the classifier.
+        lr: learning rate.
+        localization_lr: that of the localization network, as a share of ``lr``.
+        curriculum: whether the digits start in the middle and move outwards during the first half of the training.
+    """
+
+    localization: Callable[[float, float], nn.Module]
+    looks: int | None = 2
+    mean: float = FIELD_MEAN
+    std: float = FIELD_STD
+    lr: float = RECIPE.lr
+    localization_lr: float = RECIPE.localization_lr
+    curriculum: bool = False
+
+
+def peaks(**kwargs: float | None) -> Callable[[float, float], nn.Module]:
+    """Maker of a `PeakLocalization` with other settings."""
+    return lambda mean, std: PeakLocalization(Attention(), mean=mean, std=std, **kwargs)
+
+
+def linear_head(mean: float, std: float) -> nn.Module:
+    """The features of a `PeakLocalization`, but θ by a fully connected layer on all of them at once."""
+    head = theta_head(16 * (FIELD // 8) ** 2, Attention())
+    with torch.no_grad():
+        head.bias.mul_(28 / FIELD)
+    features = PeakLocalization(Attention()).features
+    return nn.Sequential(Standardize(mean, std), features, nn.MaxPool2d(2), nn.Flatten(), head)
+
+
+def atn(mean: float, std: float) -> nn.Module:
+    """The author's localization network on standardised images."""
+    return nn.Sequential(Standardize(mean, std), atn_localization())
+
+
+OURS = Variant(peaks())
+VARIANTS = {
+    "ours": OURS,
+    "one_look": replace(OURS, localization=peaks(reach=None), looks=1),
+    "one_look_local": replace(OURS, looks=1),
+    "no_saliency": replace(OURS, localization=peaks(saliency=0.0)),
+    "no_saliency_one_look": replace(OURS, localization=peaks(saliency=0.0, reach=None), looks=1),
+    "scale_1": replace(OURS, localization=peaks(scale=1.0)),
+    "raw_inputs": replace(OURS, mean=0.0, std=1.0),
+    "same_lr": replace(OURS, localization_lr=1.0),
+    "lr_times_4": replace(OURS, lr=4 * OURS.lr),
+    "lr_over_4": replace(OURS, lr=OURS.lr / 4),
+    "curriculum": replace(OURS, curriculum=True),
+    "linear_head": Variant(linear_head, looks=None),
+    "linear_head_curriculum": Variant(linear_head, looks=None, curriculum=True),
+    "atn": Variant(atn, looks=None),
+}
+"""Name → variant; each differs from "ours" in what its name says."""
+
+
+def jobs(variants: list[str], seeds: list[int]) -> list[Job]:
+    """One job for each variant and seed."""
+    return [Job("ablations", variant, seed, measure) for variant in variants for seed in seeds]
+
+
+def build(variant: Variant, seed: int) -> nn.Module:
+    """The net of a variant, with its first weights; its `SpatialTransformer` is the part ``transformer``."""
+    torch.manual_seed(seed)
+    transformer = SpatialTransformer(variant.localization(variant.mean, variant.std), Attention(), out_size=(28, 28))
+    classifier = nn.Sequential(Standardize(variant.mean, variant.std), lenet())
+    if variant.looks is not None:
+        return SearchingSTN(transformer, classifier, variant.looks)
+    net = nn.Sequential()
+    net.add_module("transformer", transformer)
+    net.add_module("classifier", classifier)
+    return net
+
+
+class Fields:
+    """Makes training images; with a curriculum it counts its calls and moves the digits outwards, step by step."""
+
+    def __init__(self, curriculum: bool) -> None:
+        self.curriculum, self.calls = curriculum, 0
+
+    def __call__(self, digits: Tensor) -> Tensor:
+        self.calls += 1
+        share = min(1.0, self.calls / (STEPS / 2)) if self.curriculum else 1.0
+        return random_field(digits, (CONTRAST, CONTRAST), spread=share * FARTHEST).images
+
+
+def measure(job: Job, device: str) -> dict:
+    """Train one variant with one seed; what it sees and reads on digits held back from training, as it goes."""
+    train, validation = split_validation(load_digits("mnist").train, 10_000)
+    few = validation._replace(images=validation.images[:2000], labels=validation.labels[:2000])
+    held_back = field_cell(few.images, CONTRAST, FARTHEST, seed=0)
+    variant = VARIANTS[job.model]
+    net = build(variant, job.seed)
+    recipe = replace(RECIPE, lr=variant.lr, localization_lr=variant.localization_lr)
+    recipe = replace(recipe, epochs=STEPS / recipe.steps_per_epoch(len(train.labels)))
+
+    def windows(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            parts = images.to(device).split(100)
+            return torch.cat([net.transformer.localization(part) for part in parts]).cpu()
+
+    steps, window, accuracy = [], [], []
+
+    def watch(step: int, model: nn.Module) -> None:
+        model.eval()
+        steps.append(step)
+        window.append(windows(held_back.images[:2]).tolist())
+        right = predict(model, held_back.images[:500].to(device), batch_size=100).argmax(1).cpu() == few.labels[:500]
+        accuracy.append(float(right.double().mean()))
+
+    history = fit(
+        net,
+        train,
+        recipe,
+        seed=job.seed,
+        augment=Fields(variant.curriculum),
+        device=device,
+        watch=watch,
+        watch_every=WATCH_EVERY,
+    )
+    right = predict(net, held_back.images.to(device), batch_size=100).argmax(1).cpu() == few.labels
+    pixels = off_target(Attention(), windows(held_back.images), held_back)
+    return {
+        "accuracy": float(right.double().mean()),
+        "error_px": float(pixels.median()),
+        "missed": float((pixels > MISSED).double().mean()),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "seconds": history.seconds,
+        "losses": [round(float(loss), 4) for loss in history.losses],
+        "steps": steps,
+        "accuracy_by_step": accuracy,
+        "probes": held_back.shift[:2].tolist(),
+        "window": window,
+    }
