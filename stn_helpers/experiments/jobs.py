@@ -1,11 +1,15 @@
-"""Jobs: one training, one record. What is done is skipped, what was killed goes on from its checkpoint."""
+"""Jobs: one training, one process, one record. What is done is skipped, what was killed goes on from its checkpoint."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -13,7 +17,12 @@ from tqdm import tqdm
 
 from stn_helpers.results import has_result, results_folder, save_result
 
-__all__ = ["Job", "checkpoint_path", "run_jobs"]
+try:
+    import fcntl
+except ImportError:  # Windows; there nothing keeps two runs of one job apart
+    fcntl = None
+
+__all__ = ["Job", "checkpoint_path", "run_jobs", "stored_seeds"]
 
 
 @dataclass(frozen=True)
@@ -38,33 +47,86 @@ class Job:
         return f"{self.experiment}/{self.model}_{self.seed}"
 
 
+def stored_seeds(experiment: str, model: str) -> list[int]:
+    """Seeds of which there is a record, in order."""
+    names = (path.stem for path in (results_folder() / experiment).glob("*.json"))
+    found = (re.fullmatch(rf"{re.escape(model)}_(\d+)", name) for name in names)
+    return sorted(int(match[1]) for match in found if match)
+
+
 def checkpoint_path(job: Job) -> Path:
-    """Where the job's training keeps its state: in the folder ``checkpoints`` beside ``results``."""
-    return results_folder().parent / "checkpoints" / f"{job.name}.safetensors"
+    """Where the job's training keeps its state: under ``STN_RESULTS`` where that is set, else beside ``results``."""
+    folder = results_folder() if os.environ.get("STN_RESULTS") else results_folder().parent
+    return folder / "checkpoints" / f"{job.name}.safetensors"
 
 
 def run_jobs(jobs: list[Job], processes: int, device: str) -> None:
     """Do what is not done yet, ``processes`` jobs at a time, and write one record for each.
 
-    The processor's cores are shared evenly among the processes.
+    Every job has a process of its own, so that one that fails or is killed takes no other along. The processor's cores
+    are shared evenly among them. Interrupted (Ctrl-C), all stop.
+
+    Raises:
+        RuntimeError: some jobs were not done; the message names them. The records of the others are written.
+        ValueError: ``processes`` is below 1.
     """
+    if processes < 1:
+        raise ValueError(f"processes: wanted at least 1, got {processes}")
+    jobs = list(dict.fromkeys(jobs))
     waiting = [job for job in jobs if not has_result(job.name)]
     print(f"{len(jobs)} jobs, {len(jobs) - len(waiting)} done", flush=True)
-    if not waiting:
-        return
     threads = max(1, torch.get_num_threads() // processes)
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locked threads
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
-    with pool, tqdm(total=len(waiting), unit="job") as bar:
-        done = {pool.submit(_run, job, device): job for job in waiting}
-        for future in as_completed(done):
-            future.result()
-            bar.write(f"done: {done[future].name}")
-            bar.update()
+    running, failed = {}, []
+    try:
+        with tqdm(total=len(waiting), unit="job", disable=not waiting) as bar:
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    job = waiting.pop(0)
+                    process = context.Process(target=_run, args=(job, device, threads), name=job.name)
+                    process.start()
+                    running[process.sentinel] = process
+                for sentinel in wait(list(running)):
+                    process = running.pop(sentinel)
+                    process.join()
+                    if process.exitcode:
+                        failed.append(f"{process.name} ({_ending(process.exitcode)})")
+                    bar.write(f"{'not done' if process.exitcode else 'done'}: {process.name}")
+                    bar.update()
+    finally:
+        for process in running.values():
+            process.terminate()
+    if failed:
+        raise RuntimeError(f"not done: {', '.join(failed)}. The same command goes on from here")
 
 
-def _run(job: Job, device: str) -> None:
-    figures = job.measure(job, device)
-    command = f"python -m stn_helpers.experiments {job.experiment} --models {job.model} --seeds {job.seed}"
-    save_result(job.name, figures, seeds=[job.seed], command=command, device=device)
-    checkpoint_path(job).unlink(missing_ok=True)
+def _run(job: Job, device: str, threads: int) -> None:
+    """What the job's process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
+    torch.set_num_threads(threads)
+    with _alone(job):
+        if has_result(job.name):  # another run was faster
+            return
+        figures = job.measure(job, device)
+        command = f"python -m stn_helpers.experiments {job.experiment} --models {job.model} --seeds {job.seed}"
+        save_result(job.name, figures, seeds=[job.seed], command=command, device=device)
+        checkpoint_path(job).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Keep other processes off the job; however this one ends, the system then lets them in again."""
+    path = checkpoint_path(job).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SystemExit(f"{job.name}: another process is at work on it") from None
+        yield
+        path.unlink(missing_ok=True)  # the record is there: nobody needs this file any more
+
+
+def _ending(exitcode: int) -> str:
+    return f"ended by {signal.Signals(-exitcode).name}" if exitcode < 0 else "see its message above"
