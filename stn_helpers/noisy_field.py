@@ -164,35 +164,43 @@ def noisy_field(digits: Tensor, shift: Tensor, contrast: Tensor | float, texture
 
 @torch.no_grad()
 def random_field(
-    digits: Tensor, contrast: tuple[float, float] = (0.3, 0.7), spread: float = FARTHEST, size: int = FIELD
+    digits: Tensor,
+    contrast: tuple[float, float] = (0.3, 0.7),
+    spread: float = FARTHEST,
+    faint: float = 1.0,
+    size: int = FIELD,
 ) -> Field:
     """Give each digit a texture, a contrast and a place of its own: a batch of training images.
 
-    The angle is drawn evenly, the eccentricity as min(abs(N(0, ``spread``)), 40), the contrast evenly.
+    The angle is drawn evenly, the eccentricity as min(abs(N(0, ``spread``)), 40), the contrast evenly or, with
+    ``faint`` above 1, more often low than high: low + (high − low)·u^faint, u even in [0, 1).
 
     Args:
         digits: B×1×h×w, floating, in [0, 1].
         contrast: lowest and highest contrast, in (0, 1].
         spread: σ of the eccentricity, in pixels; 0 leaves every digit in the middle.
+        faint: how much more often faint digits come than others.
         size: pixels of the field's side, even.
 
     Returns:
         The images B×1×size×size, and where each digit lies at which contrast. Draws from torch's random numbers.
 
     Raises:
-        ValueError: ``spread`` is negative or not finite, ``contrast`` not a lowest and a highest in (0, 1], or as for
-            `noisy_field`.
+        ValueError: ``spread`` is negative or not finite, ``faint`` not above 0, ``contrast`` not a lowest and a highest
+            in (0, 1], or as for `noisy_field`.
     """
     batch, device = _check_digits(digits), digits.device
     if not 0 <= spread < math.inf:
         raise ValueError(f"spread: wanted a finite number of pixels from 0 up, got {spread}")
+    if not 0 < faint < math.inf:
+        raise ValueError(f"faint: wanted a number above 0, got {faint}")
     low, high = contrast
     if not 0 < low <= high <= 1:
         raise ValueError(f"contrast: wanted a lowest and a highest in (0, 1], got {contrast}")
 
     eccentricity = (spread * torch.randn(batch, device=device)).abs().clamp(max=FARTHEST)
     shift = polar_shift(eccentricity, 2 * math.pi * torch.rand(batch, device=device))
-    strength = low + (high - low) * torch.rand(batch, dtype=digits.dtype, device=device)
+    strength = low + (high - low) * torch.rand(batch, dtype=digits.dtype, device=device) ** faint
     ink, pixels = _ink(digits, strength), _pixels(digits, shift, size)
 
     images = digits.new_empty(batch, 1, size, size)

@@ -76,14 +76,19 @@ def true_crop(field: Field, digit: int = 28) -> Tensor:
     return sample(field.images, Attention().grid(theta, (digit, digit)))
 
 
+def training_fields(digits: Tensor) -> Field:
+    """Noisy fields of contrast 0.3 to 0.7, the faint ones more often: they are the ones that a net finds last."""
+    return random_field(digits, faint=3.0)
+
+
 def searched_fields(digits: Tensor) -> Tensor:
-    """A batch of training images for the nets that search: `random_field`."""
-    return random_field(digits).images
+    """A batch of training images for the nets that search."""
+    return training_fields(digits).images
 
 
 def true_crops(digits: Tensor) -> Tensor:
     """A batch of training images for the ceiling: the same fields, cropped at the true place."""
-    return true_crop(random_field(digits), digits.shape[-1])
+    return true_crop(training_fields(digits), digits.shape[-1])
 
 
 def field_cell(digits: Tensor, contrast: float, eccentricity: float, seed: int) -> Field:
