@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-__all__ = ["COLORS", "draw_grid", "draw_image", "show_curves", "show_images", "use_style"]
+__all__ = ["COLORS", "draw_grid", "draw_image", "show_curves", "show_images", "show_maps", "use_style"]
 
 # Okabe and Ito's palette: eight colours that readers with any form of colour blindness can tell apart.
 COLORS = {
@@ -83,6 +83,8 @@ def show_images(
     titles: Sequence[str] | None = None,
     grids: Mapping[str, Tensor] | None = None,
     size: float = 0.95,
+    cells: int = 4,
+    margin: float = 0.45,
 ) -> Figure:
     """A table of pictures: one labelled row for each batch, one column for each image of it.
 
@@ -91,6 +93,8 @@ def show_images(
         titles: N titles over the first row.
         grids: label → N×H'×W'×2 sampling grids to draw over that row's images.
         size: width of one picture in inches.
+        cells: of each grid's mesh along each side; 1 draws a frame.
+        margin: where there are grids, so much is shown around every image, in units of its half side.
     """
     count = len(next(iter(rows.values())))
     label_width = 0.1 * max(len(line) for label in rows for line in label.splitlines())
@@ -102,13 +106,13 @@ def show_images(
         for i, ax in enumerate(line):
             draw_image(ax, images[i])
             if grids and label in grids:
-                draw_grid(ax, grids[label][i])
+                draw_grid(ax, grids[label][i], cells)
     for ax, title in zip(axes[0], titles or [], strict=False):
         ax.set_title(title)
     # Every picture shows a little of what lies around the image, so that a grid that leaves it is seen to leave.
     if grids:
         for ax in axes.flat:
-            ax.set(xlim=(-1.45, 1.45), ylim=(1.45, -1.45))
+            ax.set(xlim=(-1 - margin, 1 + margin), ylim=(1 + margin, -1 - margin))
     return figure
 
 
@@ -131,4 +135,40 @@ def show_curves(
         ax.set_xscale("log")
     ax.grid(alpha=0.3)
     figure.legend(loc="outside right upper")
+    return figure
+
+
+def show_maps(
+    maps: Mapping[str, Tensor], rows: Sequence[str], columns: Sequence[str], xlabel: str, ylabel: str
+) -> Figure:
+    """Tables as maps, one above the other: each number in its cell, on a colour of a scale that all share.
+
+    The colours (cividis) go from dark blue to yellow and keep their order for readers with any form of colour blindness.
+
+    Args:
+        maps: title → R×C numbers.
+        rows: R labels, from the top.
+        columns: C labels, from the left.
+        xlabel: what the columns are, with the unit.
+        ylabel: what the rows are, with the unit.
+    """
+    figure, axes = plt.subplots(
+        len(maps), 1, figsize=(0.72 * len(columns) + 1.1, (0.3 * len(rows) + 0.36) * len(maps) + 0.5), squeeze=False
+    )
+    low = min(float(numbers.min()) for numbers in maps.values())
+    high = max(float(numbers.max()) for numbers in maps.values())
+    for ax, (title, numbers) in zip(axes[:, 0], maps.items(), strict=True):
+        ax.imshow(numbers.detach().cpu().numpy(), cmap="cividis", vmin=low, vmax=high, aspect="auto")
+        for row, line in enumerate(numbers.tolist()):
+            for column, number in enumerate(line):
+                color = "white" if number < low + 0.47 * (high - low) else "black"  # either is legible there
+                ax.text(column, row, f"{number:.1f}", ha="center", va="center", color=color, fontsize=10)
+        ax.set_title(title, loc="left", fontsize=10)
+        ax.set_yticks(range(len(rows)), rows)
+        ax.set_xticks([])
+        ax.set_ylabel(ylabel)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    axes[-1, 0].set_xticks(range(len(columns)), columns)
+    axes[-1, 0].set_xlabel(xlabel)
     return figure
