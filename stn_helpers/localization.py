@@ -5,6 +5,8 @@ Any ``nn.Module`` from B×C×H×W to B×num_params will do. What matters is how 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,6 +103,9 @@ class PeakLocalization(nn.Module):
         reach: the soft-argmax sees so many cells of the heat map to each side of the peak; None: the whole map.
         mean: subtracted from every pixel, and ...
         std: ... divides what is left, so that the convolutions see standardised images.
+
+    Raises:
+        ValueError: another ``transform``.
     """
 
     def __init__(
@@ -114,6 +119,8 @@ class PeakLocalization(nn.Module):
         std: float = 0.12,
     ) -> None:
         super().__init__()
+        if not isinstance(transform, Attention | Affine):
+            raise ValueError(f"transform: wanted an Attention or an Affine, got {type(transform).__name__}")
         self.features = nn.Sequential(
             *_convolution(1, channels, 5, stride=2),
             *_convolution(channels, channels, 3, stride=2),
@@ -131,7 +138,13 @@ class PeakLocalization(nn.Module):
         self.reach, self.mean, self.std = reach, mean, std
 
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """B×1×H×W images in [0, 1] → features B×channels×H/4×W/4 and the heat map B×1×H/4×W/4."""
+        """B×1×H×W images in [0, 1] → features B×channels×H/4×W/4 and the heat map B×1×H/4×W/4.
+
+        Raises:
+            ValueError: ``image`` is not B×1×H×W with sides divisible by 4.
+        """
+        if image.dim() != 4 or image.shape[1] != 1 or image.numel() == 0 or image.shape[2] % 4 or image.shape[3] % 4:
+            raise ValueError(f"image: wanted B×1×H×W with sides divisible by 4, got {tuple(image.shape)}")
         image = (image - self.mean) / self.std
         features = self.features(image)
         brightness = F.avg_pool2d(F.max_pool2d(image, 4), 5, stride=1, padding=2, count_include_pad=False)
@@ -142,12 +155,20 @@ class PeakLocalization(nn.Module):
 
         Args:
             image: B×1×H×W in [0, 1], sides divisible by 4.
-            count: peaks wanted; two of them lie at least `APART` cells from each other.
+            count: peaks wanted; two of them lie more than `APART` cells from each other.
 
         Returns:
-            θ B×count×num_params and the scores B×count, the best first: the logarithm of the heat around each peak.
+            θ B×count×num_params and the scores B×count, the highest peak first: the logarithm of the heat around each.
+
+        Raises:
+            ValueError: ``count`` is below 1, or so many peaks may not find room; ``image`` is not as above.
         """
         features, heat = self.maps(image)
+        side = 2 * APART + 1  # each peak keeps the others out of a square of so many cells
+        room = math.ceil(heat.shape[2] / side) * math.ceil(heat.shape[3] / side)
+        if not 1 <= count <= room:
+            size = "×".join(map(str, image.shape[2:]))
+            raise ValueError(f"count: wanted 1 to {room} peaks in images of {size} pixels, got {count}")
         theta, score, rest = [], [], heat
         for _ in range(count):
             top = rest >= rest.amax(dim=(2, 3), keepdim=True)
@@ -169,7 +190,7 @@ SHARPNESS = 3.0
 GENTLY = 0.4
 """What its last layer says counts so much: the shape of the window should change more slowly than its place."""
 APART = 4
-"""Least distance of two of its peaks, in cells of the heat map, each of 4×4 pixels."""
+"""Two of its peaks lie more than so many rows or columns of the heat map apart; a cell of it has 4×4 pixels."""
 
 
 def _widen(mask: Tensor, reach: int) -> Tensor:
@@ -191,7 +212,7 @@ def _translation(transform: Attention | Affine) -> Tensor:
 
 
 def atn_localization() -> nn.Sequential:
-    """The localization network of the attention article's author, for 1×128×128 images: 334 thousand parameters.
+    """The localization network of the attention article's author, for 1×128×128 images: 335 thousand parameters.
 
     Four stages of convolution, max pooling and ReLU take 128×128 to 128 maps of 4×4; two linear layers take these to
     θ of `Attention`, which starts in the middle with a fifth of the field's side.

@@ -129,16 +129,18 @@ class SearchingSTN(nn.Module):
     peak.
 
     Args:
-        transformer: its localization network is a `PeakLocalization`.
+        transformer: its localization network is a `PeakLocalization`, its ``out_size`` is given.
         classifier: from the transformer's output to logits B×K.
         looks: places to look at while training.
 
     Raises:
-        ValueError: ``looks`` is below 1.
+        ValueError: another ``transformer``, or ``looks`` below 1.
     """
 
     def __init__(self, transformer: SpatialTransformer, classifier: nn.Module, looks: int = 2) -> None:
         super().__init__()
+        if not isinstance(transformer.localization, PeakLocalization) or transformer.out_size is None:
+            raise ValueError("transformer: wanted one with a PeakLocalization and an out_size")
         if looks < 1:
             raise ValueError(f"looks: wanted at least 1, got {looks}")
         self.transformer, self.classifier, self.looks = transformer, classifier, looks
