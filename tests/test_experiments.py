@@ -1,0 +1,465 @@
+"""The long measurements: the runner against kills, failures and doubles; the benchmark's figures; the report."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import tiny_jobs
+import torch
+import torch.nn.functional as F
+from conftest import ROOT
+
+from stn_helpers.data import DigitData, Digits
+from stn_helpers.experiments import __main__ as command_line
+from stn_helpers.experiments import ablations, attention, jobs, report
+from stn_helpers.experiments.attention import (
+    CONTRASTS,
+    ECCENTRICITIES,
+    PUBLISHED,
+    field_cell,
+    grid_of,
+    measure_cell,
+    off_target,
+    true_crop,
+)
+from stn_helpers.experiments.jobs import Job, checkpoint_path, run_jobs, stored_seeds
+from stn_helpers.networks import SearchingSTN, field_stn
+from stn_helpers.noisy_field import field_theta, random_field
+from stn_helpers.results import has_result, load_result, load_weights, results_folder, save_result
+from stn_helpers.training import Recipe
+from stn_helpers.transforms import Affine, Attention
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """An empty folder of results, in which a run of jobs writes everything that it writes."""
+    monkeypatch.setenv("STN_RESULTS", str(tmp_path / "results"))
+    return tmp_path / "results"
+
+
+def tree(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def fake_digits(count: int, seed: int = 0) -> Digits:
+    """Grey images with a blob of ink, and labels without meaning."""
+    generator = torch.Generator().manual_seed(seed)
+    images = F.interpolate(torch.rand(count, 1, 7, 7, generator=generator), size=(28, 28), mode="bilinear")
+    return Digits(images * (images > 0.5), torch.randint(0, 10, (count,), generator=generator))
+
+
+# The runner ---------------------------------------------------------------------------------------------------
+
+
+def test_results_and_checkpoints_lie_where_the_environment_says(folder, monkeypatch):
+    job = Job("attention", "affine", 3, tiny_jobs.train)
+    assert results_folder() == folder
+    assert checkpoint_path(job) == folder / "checkpoints" / "attention" / "affine_3.safetensors"
+    monkeypatch.delenv("STN_RESULTS")
+    assert results_folder() == ROOT / "results"
+    assert checkpoint_path(job) == ROOT / "checkpoints" / "attention" / "affine_3.safetensors"
+
+
+def test_a_killed_job_and_a_failing_one_leave_the_others_alone_and_the_killed_one_goes_on(folder, capfd):
+    killed, alone = Job("tiny", "killed", 1, tiny_jobs.train), Job("tiny", "alone", 1, tiny_jobs.train)
+    failing = Job("tiny", "failing", 0, tiny_jobs.fail)
+    with pytest.raises(RuntimeError) as error:
+        run_jobs([killed, failing, alone, alone], processes=2, device="cpu")
+    assert "tiny/killed_1 (ended by SIGKILL)" in str(error.value)
+    assert "tiny/failing_0 (" in str(error.value) and "tiny/alone_1" not in str(error.value)
+    assert "ZeroDivisionError: a job that fails" in capfd.readouterr().err
+    assert {name for name in tree(folder) if name.endswith(".json")} == {"tiny/alone_1.json"}
+    assert "checkpoints/tiny/killed_1.safetensors" in tree(folder)
+
+    before = (folder / "tiny" / "alone_1.json").stat()
+    run_jobs([killed, alone], processes=2, device="cpu")
+    assert "2 jobs, 1 done" in capfd.readouterr().out
+    assert (folder / "tiny" / "alone_1.json").stat() == before
+    one, other = load_result("tiny/killed_1")["figures"], load_result("tiny/alone_1")["figures"]
+    assert other.pop("first watched") == 0
+    assert one.pop("first watched") == tiny_jobs.KILLED_AFTER + 1  # it did not begin anew
+    assert one == other and len(one["losses"]) == 12
+    assert load_result("tiny/killed_1")["command"].endswith("experiments tiny --models killed --seeds 1")
+    assert not any("killed_1" in name for name in tree(folder / "checkpoints"))
+
+    run_jobs([killed, alone], processes=1, device="cpu")
+    assert "2 jobs, 2 done" in capfd.readouterr().out
+
+
+def test_a_job_that_another_process_is_at_is_left_to_it(folder, capfd):
+    job = Job("tiny", "count", 0, tiny_jobs.count)
+    with jobs._alone(job), pytest.raises(RuntimeError, match="tiny/count_0"):
+        run_jobs([job], processes=1, device="cpu")
+    assert "tiny/count_0: another process is at work on it" in capfd.readouterr().err
+    assert not has_result("tiny/count_0") and not (folder / "count.txt").exists()
+
+
+def test_two_runs_at_once_do_a_job_once(folder, capfd):
+    job = Job("tiny", "count", 0, tiny_jobs.count)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run_jobs, [job], processes=1, device="cpu") for _ in "ab"]
+    # The slower one is turned away, or finds the record; which of the two is a matter of chance.
+    assert sum(future.exception() is None for future in both) >= 1
+    assert (folder / "count.txt").read_text().split() == ["tiny/count_0"]
+    assert load_result("tiny/count_0")["figures"] == {"accuracy": 1.0}
+
+
+def test_ctrl_c_ends_every_process_and_leaves_no_record(folder):
+    program = (
+        "import tiny_jobs; from stn_helpers.experiments.jobs import Job, run_jobs\n"
+        "if __name__ == '__main__':\n"
+        "    run_jobs([Job('tiny', 'sleep', seed, tiny_jobs.sleep) for seed in range(3)], 2, 'cpu')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    runner = subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
+    deadline = time.monotonic() + 300
+    while not all((folder / f"{seed}.begun").exists() for seed in (0, 1)):
+        assert runner.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(runner.pid, signal.SIGINT)  # as a terminal does: to all of them
+    assert runner.wait(60) != 0
+    assert tree(folder) == {"0.begun", "1.begun"} | {f"checkpoints/tiny/sleep_{seed}.lock" for seed in (0, 1)}
+    for seed in (0, 1):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((folder / f"{seed}.begun").read_text()), 0)
+
+
+def test_no_processes_are_refused(folder):
+    with pytest.raises(ValueError, match="processes: wanted at least 1, got 0"):
+        run_jobs([], processes=0, device="cpu")
+
+
+def test_stored_seeds_are_those_of_one_model(folder):
+    assert stored_seeds("tiny", "head") == []
+    for name in ("head_10", "head_2", "head_curriculum_0", "ahead_1", "head_x"):
+        save_result(f"tiny/{name}", {}, seeds=[0], command="python c")
+    assert stored_seeds("tiny", "head") == [2, 10]
+    assert stored_seeds("tiny", "head_curriculum") == [0]
+
+
+# The command line ---------------------------------------------------------------------------------------------
+
+
+def asked(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error, spaces as they come from one line."""
+    with pytest.raises(SystemExit) as end:
+        command_line.main(list(arguments))
+    out, err = (re.sub(r"\s+", " ", text) for text in capsys.readouterr())
+    return end.value.code, out, err
+
+
+def test_help_names_what_there_is():
+    asked_for = [sys.executable, "-m", "stn_helpers.experiments", "--help"]
+    done = subprocess.run(asked_for, capture_output=True, text=True, check=True)
+    assert all(word in done.stdout for word in ("attention", "ablations", "report", "STN_RESULTS"))
+
+
+def test_help_of_an_experiment_names_models_and_seeds(capsys):
+    code, out, _ = asked(capsys, "attention", "--help")
+    assert code == 0 and all(f"--{word}" in out for word in ("models", "seeds", "processes", "device"))
+    assert all(model in out for model in attention.MODELS)
+    code, out, _ = asked(capsys, "ablations", "--help")
+    assert code == 0 and all(variant in out for variant in ablations.VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("", "arguments are required: experiment"),
+        ("atention", "invalid choice: 'atention'"),
+        ("attention --models nonsense", "--models: invalid choice: 'nonsense'"),
+        ("attention --seeds -1", "--seeds: wanted a whole number from 0 up, got '-1'"),
+        ("attention --seeds one", "--seeds: wanted a whole number from 0 up, got 'one'"),
+        ("ablations --seeds 0 1.5", "--seeds: wanted a whole number from 0 up, got '1.5'"),
+        ("ablations --seeds", "--seeds: expected at least one argument"),
+        ("attention --processes 0", "--processes: wanted a whole number from 1 up, got '0'"),
+        ("attention --device abacus", "device 'abacus' is not to be had here; usable: "),
+        ("report --seeds 0", "unrecognized arguments: --seeds 0"),
+    ],
+)
+def test_bad_arguments_are_named(capsys, folder, arguments, words):
+    code, _, err = asked(capsys, *arguments.split())
+    assert code == 2 and words in err and not folder.exists()
+
+
+def test_the_jobs_of_a_command_line(monkeypatch):
+    given = []
+    monkeypatch.setattr(command_line, "run_jobs", lambda *arguments: given.append(arguments))
+    command_line.main("attention --models ceiling affine --seeds 4 2 --processes 2 --device cpu".split())
+    command_line.main(["ablations", "--device", "cpu"])
+    (some, processes, device), (all_variants, one, _) = given
+    assert {job.name for job in some} == {f"attention/{m}_{s}" for m in ("ceiling", "affine") for s in (4, 2)}
+    assert (processes, device, one) == (2, "cpu", 1)
+    assert [job.name for job in all_variants] == [f"ablations/{v}_{s}" for v in ablations.VARIANTS for s in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "words"),
+    [(RuntimeError("not done: a/b_0"), 1, "not done: a/b_0"), (KeyboardInterrupt(), 130, "goes on from here")],
+)
+def test_how_a_run_ends(monkeypatch, capsys, raised, code, words):
+    def run(*arguments):
+        raise raised
+
+    monkeypatch.setattr(command_line, "run_jobs", run)
+    status, _, err = asked(capsys, "attention", "--device", "cpu")
+    assert status == code and words in err
+
+
+# The attention benchmark --------------------------------------------------------------------------------------
+
+
+def test_published_figures():
+    """Cells as printed, and the sums, in ten thousandths, over the rows and columns of the printed tables."""
+    assert [round(pixels, 1) for pixels in ECCENTRICITIES] == [4.4, 8.9, 13.3, 17.8, 22.2, 26.7, 31.1, 35.6, 40.0]
+    affine, ours = PUBLISHED["affine"], PUBLISHED["attention"]
+    assert (affine[0.7][0], affine[0.5][4], affine[0.3][8]) == (0.9715, 0.9509, 0.6892)
+    assert (ours[0.7][6], ours[0.5][3], ours[0.3][8]) == (0.9147, 0.9334, 0.6111)
+    rows = {"affine": [86572, 85455, 66502], "attention": [84236, 83242, 60572]}
+    columns = {
+        "affine": [26919, 26808, 26622, 26616, 26499, 26296, 26477, 26409, 25883],
+        "attention": [26042, 25693, 25425, 25437, 25353, 25114, 24873, 25282, 24831],
+    }
+    for model, table in PUBLISHED.items():
+        cells = 10_000 * torch.tensor([table[contrast] for contrast in CONTRASTS], dtype=torch.float64)
+        torch.testing.assert_close(cells.sum(1).tolist(), [float(n) for n in rows[model]])
+        torch.testing.assert_close(cells.sum(0).tolist(), [float(n) for n in columns[model]])
+
+
+def test_a_cell_is_seeded_and_leaves_the_random_numbers_alone():
+    digits = fake_digits(12).images
+    before = torch.get_rng_state()
+    one, again, other = (field_cell(digits, 0.5, 26.7, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not torch.equal(one.images, other.images) and not torch.equal(one.shift, other.shift)
+    assert torch.equal(one.contrast, torch.full((12,), 0.5))
+    # Truncated to whole pixels, each component loses less than one.
+    assert ((one.shift.double().norm(dim=1) - 26.7).abs() < 2**0.5).all()
+
+
+@pytest.mark.parametrize("side", [28, 20])
+def test_the_true_crop_is_the_pixels_of_the_digits_place(side):
+    field = random_field(fake_digits(6).images[..., :side, :side])
+    corner = (128 - side) // 2
+    for image, crop, (x, y) in zip(field.images, true_crop(field, side), field.shift.tolist(), strict=True):
+        there = image[:, corner + y : corner + y + side, corner + x : corner + x + side]
+        torch.testing.assert_close(crop, there, rtol=0, atol=1e-5)
+
+
+def test_off_target_is_the_distance_in_pixels():
+    field = random_field(fake_digits(5).images)
+    theta = field_theta(field.shift)
+    torch.testing.assert_close(off_target(Attention(), theta, field), torch.zeros(5), rtol=0, atol=1e-5)
+    theta[:, 1:] += 2 * torch.tensor([3.0, -4.0]) / 128  # three pixels right, four up
+    torch.testing.assert_close(off_target(Attention(), theta, field), torch.full((5,), 5.0), rtol=0, atol=1e-4)
+    scale, tx, ty = theta.T
+    turned = torch.stack([0.8 * scale, -0.6 * scale, tx, 0.6 * scale, 0.8 * scale, ty], dim=1)
+    torch.testing.assert_close(off_target(Affine(), turned, field), torch.full((5,), 5.0), rtol=0, atol=1e-4)
+
+
+class Oracle(torch.nn.Module):
+    """Knows where the digits of a field are: what a perfect localization network would say, some pixels off."""
+
+    def __init__(self, pixels: float) -> None:
+        super().__init__()
+        self.pixels, self.weight, self.fields = pixels, torch.nn.Parameter(torch.zeros(())), []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        theta = field_theta(self.fields.pop(0).shift)
+        theta[:, 1] += self.pixels / 64
+        return theta
+
+
+class Seven(torch.nn.Module):
+    """Says seven, whatever it sees."""
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        return F.one_hot(torch.full((len(window),), 7), 10).float()
+
+
+def test_a_cell_counts_what_is_right_and_what_is_missed(monkeypatch):
+    net = field_stn(seed=0)
+    net.transformer.localization = oracle = Oracle(pixels=6.0)
+    net.classifier = Seven()
+
+    def known_field(*arguments, **kwargs):
+        oracle.fields.append(field_cell(*arguments, **kwargs))
+        return oracle.fields[-1]
+
+    monkeypatch.setattr(attention, "field_cell", known_field)
+    digits = fake_digits(130)
+    cell = measure_cell(net.eval(), digits, 0.7, 40.0, seed=0)
+    assert cell == {
+        "contrast": 0.7,
+        "eccentricity": 40.0,
+        "accuracy": pytest.approx(float((digits.labels == 7).double().mean())),
+        "error_px": pytest.approx(6.0, abs=1e-4),
+        "missed": 1.0,
+    }
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The benchmark with 32 digits to train on and 12 to test on, two steps long."""
+    digits = DigitData(fake_digits(32), fake_digits(12, seed=1), "mnist")
+    monkeypatch.setattr(attention, "load_digits", lambda source: digits)
+    monkeypatch.setattr(attention, "RECIPES", {m: Recipe(epochs=1, batch_size=16, clip=1.0) for m in attention.MODELS})
+    monkeypatch.setattr(attention, "ECCENTRICITIES", ECCENTRICITIES[::4])
+    return digits
+
+
+@pytest.mark.parametrize("model", attention.MODELS)
+def test_a_job_of_the_benchmark(folder, short, model):
+    (job,) = attention.jobs([model], [0])
+    figures = attention.measure(job, "cpu")
+    save_result(job.name, figures, seeds=[0], command="python c")
+    assert figures["steps"] == 2 and len(figures["losses"]) == 2 and figures["seconds"] > 0
+    grid = grid_of(model, [0])
+    assert grid.shape == (1, 3, 3) and ((grid >= 0) & (grid <= 1)).all()
+    places = [(cell["contrast"], cell["eccentricity"]) for cell in figures["cells"]]
+    assert places == [(contrast, pixels) for contrast in CONTRASTS for pixels in ECCENTRICITIES[::4]]
+    assert checkpoint_path(job).exists()  # the runner removes it when the record is written
+
+    again = attention.measure(job, "cpu")  # as if killed in the last cell: nothing is trained anew
+    assert again == figures
+
+    if model == "ceiling":
+        assert "missed" not in figures["cells"][0] and figures["parameters"] == 431_080
+        return
+    net = field_stn({"attention": Attention(), "affine": Affine()}[model], seed=5)
+    load_weights(f"attention/{model}_0", net)
+    cell = measure_cell(net.eval(), short.test, 0.3, 40.0, seed=202)
+    assert cell == figures["cells"][-1]
+
+
+def test_grid_of_stacks_the_seeds(folder):
+    cells = [
+        {"contrast": c, "eccentricity": e, "accuracy": c + e / 1000, "missed": c - e / 1000}
+        for c in CONTRASTS
+        for e in ECCENTRICITIES
+    ]
+    for seed in (0, 4):
+        worse = [cell | {"accuracy": cell["accuracy"] - seed / 100} for cell in cells]
+        save_result(f"attention/affine_{seed}", {"cells": worse}, seeds=[seed], command="python c")
+    grid = grid_of("affine", [0, 4])
+    expected = torch.tensor(CONTRASTS)[:, None] + torch.tensor(ECCENTRICITIES) / 1000
+    torch.testing.assert_close(grid, torch.stack([expected, expected - 0.04]))
+    missed = torch.tensor(CONTRASTS)[:, None] - torch.tensor(ECCENTRICITIES) / 1000
+    torch.testing.assert_close(grid_of("affine", [4], "missed")[0], missed)
+    with pytest.raises(FileNotFoundError, match=r"affine_1\.json"):
+        grid_of("affine", [0, 1])
+
+
+# The ablations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ablations.VARIANTS)
+def test_every_variant_starts_in_a_window_of_its_scale_and_sends_gradients_back(name):
+    variant = ablations.VARIANTS[name]
+    net = ablations.build(variant, seed=0)
+    images = random_field(fake_digits(2).images).images
+    net(images).logsumexp(1).sum().backward()
+    net.eval()
+    with torch.no_grad():
+        theta = net.transformer.localization(images)
+    scale = {"scale_1": 1.0, "atn": 0.2}.get(name, 28 / 128)
+    torch.testing.assert_close(theta[:, 0], torch.full((2,), scale))
+    assert isinstance(net, SearchingSTN) == (variant.looks is not None)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.classifier.parameters())
+    last = list(net.transformer.localization.parameters())[-1]  # the bias of the layer that ends in θ
+    assert last.shape == (3,) and last.grad.abs().max() > 0
+
+
+def test_the_curriculum_moves_outwards_in_half_the_steps(monkeypatch):
+    monkeypatch.setattr(ablations, "STEPS", 40)
+    digits = fake_digits(1).images
+    spreads = []
+    monkeypatch.setattr(
+        ablations, "random_field", lambda images, contrast, spread: spreads.append(spread) or random_field(images)
+    )
+    fields = ablations.Fields(curriculum=True)
+    for _ in range(40):
+        fields(digits)
+    assert spreads[:20] == pytest.approx([2.0 * step for step in range(1, 21)]) and set(spreads[20:]) == {40.0}
+    ablations.Fields(curriculum=False)(digits)
+    assert spreads[-1] == 40.0
+
+
+def test_a_job_of_the_ablations(folder, monkeypatch):
+    train = fake_digits(64)
+    monkeypatch.setattr(ablations, "load_digits", lambda source: DigitData(train, None, "mnist"))
+    monkeypatch.setattr(ablations, "split_validation", lambda digits, size: (digits, fake_digits(40, seed=1)))
+    monkeypatch.setattr(ablations, "STEPS", 3)
+    (job,) = ablations.jobs(["ours"], [3])
+    before = ablations.build(ablations.VARIANTS["ours"], seed=3)
+    figures = ablations.measure(job, "cpu")
+    save_result(job.name, figures, seeds=[3], command="python c")
+    assert len(figures["losses"]) == 3 and figures["steps"] == [0, 3]
+    assert len(figures["accuracy_by_step"]) == 2 and len(figures["window"]) == 2
+    assert figures["accuracy"] == pytest.approx(figures["accuracy_by_step"][-1])  # here both of the same forty
+    assert figures["parameters"] == sum(p.numel() for p in before.parameters())
+    probes = field_cell(fake_digits(40, seed=1).images, 0.7, 40.0, seed=0)
+    assert figures["probes"] == probes.shift[:2].tolist()
+    with torch.no_grad():
+        first = before.eval().transformer.localization(probes.images[:2])
+    torch.testing.assert_close(torch.tensor(figures["window"][0]), first, rtol=0, atol=1e-4)
+
+
+# The report ---------------------------------------------------------------------------------------------------
+
+
+def test_the_report_of_nothing(folder, capsys):
+    command_line.main(["report"])
+    assert capsys.readouterr().out.count("nothing measured yet") == 3
+
+
+def save_grid(model: str, seed: int, accuracy: dict[float, float]) -> None:
+    """A record of the benchmark, with one accuracy at every eccentricity of a contrast."""
+    cells = [{"contrast": c, "eccentricity": e, "accuracy": accuracy[c]} for c in CONTRASTS for e in ECCENTRICITIES]
+    save_result(f"attention/{model}_{seed}", {"cells": cells}, seeds=[seed], command="python c")
+
+
+def test_the_report_of_the_benchmark(folder):
+    save_grid("attention", 0, {0.7: 0.9900, 0.5: 0.93, 0.3: 0.5})
+    save_grid("attention", 2, {0.7: 0.9940, 0.5: 0.93, 0.3: 0.5})
+    lines = report.attention_table("attention").splitlines()
+    assert "seeds 0, 2 (ceiling: not measured)" in lines[0]
+    # The standard deviation of two numbers 0.4 apart is 0.4/√2; published: 96.06.
+    assert lines[2].split() == "0.7 4.4 99.20 ± 0.28 - 96.06 +3.14".split()
+    assert lines[-2].split() == "0.3 40.0 50.00 ± 0.00 - 61.11 -11.11".split()
+    # At 0.5 six of the nine published figures are below 0.93.
+    assert lines[-1] == "above the published figure in 15 of 27 cells"
+    assert report.attention_table("affine") == "attention benchmark, affine: nothing measured yet"
+
+    save_grid("ceiling", 0, {0.7: 0.9910, 0.5: 0.99, 0.3: 0.97})
+    save_grid("ceiling", 1, {0.7: 0.9930, 0.5: 0.99, 0.3: 0.97})
+    save_grid("affine", 1, {0.7: 0.97, 0.5: 0.97, 0.3: 0.97})
+    lines = report.attention_table("affine").splitlines()
+    assert "affine, seeds 1 (ceiling: 0, 1)" in lines[0] and len(lines) == 2 + 27 + 1
+    assert lines[2].split() == "0.7 4.4 97.00 99.20 97.15 -0.15".split()
+    assert len({len(line) for line in lines[1:-1]}) == 1  # columns stand under their titles
+
+
+def test_the_report_of_the_ablations(folder, capsys):
+    for seed, (accuracy, seconds) in enumerate([(0.9, 10.0), (0.5, 12.0), (0.11, 90.0), (0.96, 20.0)]):
+        figures = {"accuracy": accuracy, "seconds": seconds}
+        save_result(f"ablations/ours_{seed}", figures, seeds=[seed], command="python c")
+    save_result("ablations/linear_head_curriculum_0", {"accuracy": 0.1, "seconds": 3.0}, seeds=[0], command="python c")
+    command_line.main(["report"])
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out[out.index("variant") :].splitlines()[1:]]
+    assert rows == [["ours", "2", "of", "4", "70.00", "16"], ["linear_head_curriculum", "0", "of", "1", "10.00", "3"]]
+
+
+def test_a_damaged_record_is_named_in_the_report(folder):
+    (folder / "ablations").mkdir(parents=True)
+    (folder / "ablations" / "ours_0.json").write_text("{")
+    with pytest.raises(ValueError, match=r"ours_0\.json is damaged"):
+        report.report()
