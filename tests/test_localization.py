@@ -57,7 +57,7 @@ IMAGE = torch.zeros(1, 1, 4, 4)  # what stands for the image where the heat map 
 
 
 def search(heat: torch.Tensor, transform=None, features: torch.Tensor | None = None, **kwargs) -> PeakLocalization:
-    """A PeakLocalization with this heat map B×1×H×W, whatever the image, in float64; without features θ is the place."""
+    """A PeakLocalization with this heat map B×1×H×W, whatever the image, in float64; no features: θ is the place."""
     net = PeakLocalization(transform or Attention(), channels=3, **kwargs).double()
     if features is None:
         features = torch.zeros(len(heat), 3, *heat.shape[2:], dtype=heat.dtype)
@@ -71,7 +71,7 @@ def random_heat(batch: int, height: int, width: int, seed: int, smooth: float = 
 
 
 def scipy_peak(heat: np.ndarray, top: tuple[int, int], reach: int) -> tuple[float, float, float]:
-    """(x, y) in [-1, 1] of the centre of mass of exp(heat) in a square around ``top``, and the logarithm of its mass."""
+    """(x, y) in [-1, 1] of the centre of mass of exp(heat) in a square around ``top``; the logarithm of the mass."""
     rows, columns = (slice(max(0, i - reach), i + reach + 1) for i in top)
     there = np.full(heat.shape, -np.inf)
     there[rows, columns] = heat[rows, columns]
@@ -102,7 +102,9 @@ def test_the_peak_is_scipys(height, width, reach, smooth, seed):
 
 
 @settings(max_examples=40)
-@given(st.integers(10, 20), st.integers(10, 30), st.integers(1, 4), st.sampled_from([0.0, 1.5]), st.integers(0, 2**31 - 1))
+@given(
+    st.integers(10, 20), st.integers(10, 30), st.integers(1, 4), st.sampled_from([0.0, 1.5]), st.integers(0, 2**31 - 1)
+)
 def test_the_candidates_are_those_of_a_maximum_filter(height, width, count, smooth, seed):
     heat = random_heat(2, height, width, seed, smooth)
     theta, score = search(heat, reach=1).candidates(IMAGE, count)
@@ -176,7 +178,8 @@ def test_the_heat_map_is_convolution_and_brightness():
         highest = pixels.reshape(6, 4, 9, 4).max((1, 3))
         brightness = ndimage.uniform_filter(highest, size=5, mode="constant") / inside
         weight = net.heat.weight[0].detach().numpy()
-        said = sum(ndimage.correlate(f, w, mode="constant") for f, w in zip(features[k].detach().numpy(), weight, strict=True))
+        layers = zip(features[k].detach().numpy(), weight, strict=True)
+        said = sum(ndimage.correlate(layer, kernel, mode="constant") for layer, kernel in layers)
         expected = SHARPNESS * (said + net.heat.bias.item()) + 1.7 * brightness
         np.testing.assert_allclose(heat[k, 0].detach().numpy(), expected, rtol=0, atol=1e-5)  # 1.7 went through float32
 

@@ -51,7 +51,7 @@ def test_in_training_it_mixes_what_the_classifier_says_of_every_window(looks, tr
 
 
 def test_the_gate_learns_posterior_minus_prior():
-    """The loss −log p(y) pulls each score by its prior weight minus its posterior: what the right window said better."""
+    """Down the loss −log p(y), each score moves by its posterior weight minus its prior one."""
     net, image = small_net(Attention(), looks=3), images()
     label = torch.tensor([4, 0, 2])
     theta, score = (value.detach() for value in net.transformer.localization.candidates(image, 3))

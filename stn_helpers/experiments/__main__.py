@@ -20,14 +20,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     experiments = parser.add_subparsers(dest="experiment", required=True)
     for name, module, models, seeds, words in (
-        ("attention", attention, attention.MODELS, [0, 1, 2], "the attention benchmark, 3 contrasts × 9 eccentricities"),
-        ("ablations", ablations, tuple(ablations.VARIANTS), [0, 1, 2, 3, 4], "what makes the attention transformer learn"),
+        ("attention", attention, attention.MODELS, range(3), "the attention benchmark, 3 contrasts × 9 eccentricities"),
+        ("ablations", ablations, tuple(ablations.VARIANTS), range(5), "what makes the attention transformer learn"),
     ):
         one = experiments.add_parser(name, help=words, description=f"{words}; one record a model and seed in results/")
         one.add_argument("--models", nargs="+", choices=models, default=list(models), help="default: all")
-        one.add_argument(
-            "--seeds", nargs="+", type=_at_least(0), default=seeds, help=f"default: {' '.join(map(str, seeds))}"
-        )
+        numbers = " ".join(map(str, seeds))
+        one.add_argument("--seeds", nargs="+", type=_at_least(0), default=list(seeds), help=f"default: {numbers}")
         one.add_argument(
             "--processes", type=_at_least(1), default=1, help="jobs at a time; they share the cores (default: 1)"
         )

@@ -30,8 +30,9 @@ from stn_helpers.transforms import Affine, Attention
 __all__ = ["CONTRASTS", "ECCENTRICITIES", "MODELS", "PUBLISHED", "RECIPES", "field_cell", "jobs", "off_target", "true_crop"]
 
 CONTRASTS = (0.7, 0.5, 0.3)
+"""Contrasts of the digits in the test images."""
 ECCENTRICITIES = tuple(40 * k / 9 for k in range(1, 10))
-"""Pixels from the middle of the field: 4.4, 8.9, … 40."""
+"""Pixels from the middle of the field, 4.4, 8.9, … 40."""
 
 PUBLISHED = {
     "affine": {

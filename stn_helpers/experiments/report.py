@@ -55,9 +55,8 @@ def attention_table(model: str) -> str:
             best = f"{ceiling[row, column]:.2f}" if ceiling is not None else "-"
             difference = float(cell.mean()) - published
             above += difference > 0
-            lines.append(
-                f"{contrast:8}  {eccentricity:6.1f}  {_spread(cell):>13}  {best:>7}  {published:9.2f}  {difference:+10.2f}"
-            )
+            place = f"{contrast:8}  {eccentricity:6.1f}"
+            lines.append(f"{place}  {_spread(cell):>13}  {best:>7}  {published:9.2f}  {difference:+10.2f}")
     lines.append(f"above the published figure in {above} of {len(lines) - 2} cells")
     return "\n".join(lines)
 
