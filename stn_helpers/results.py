@@ -86,13 +86,22 @@ def load_result(name: str) -> dict:
     return record
 
 
-def save_weights(name: str, model: nn.Module) -> Path:
-    """Write the parameters and buffers of ``model`` to ``results/NAME.safetensors``; return its path."""
-    return write_tensors(_path(name, ".safetensors"), model.state_dict(), {"kind": "weights"})
+def save_weights(name: str, model: nn.Module, dtype: torch.dtype | None = None) -> Path:
+    """Write the parameters and buffers of ``model`` to ``results/NAME.safetensors``; return its path.
+
+    With a ``dtype``, such as ``torch.float16``, the floating ones are rounded to it, which makes a smaller file.
+    """
+    tensors = {
+        key: value.to(dtype) if dtype and value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
+    return write_tensors(_path(name, ".safetensors"), tensors, {"kind": "weights"})
 
 
 def load_weights(name: str, model: nn.Module) -> None:
     """Copy ``results/NAME.safetensors`` into ``model``, which must have the same parameters and buffers.
+
+    Numbers stored in a smaller dtype become the model's.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -103,6 +103,18 @@ def test_weights_come_back_bit_for_bit_whatever_their_memory_order(folder):
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
 
 
+def test_weights_can_be_rounded_to_half_the_size(folder):
+    torch.manual_seed(0)
+    net, other = small_net(), small_net()
+    path = results.save_weights("half", net, torch.float16)
+    for name, value in load_file(path).items():
+        assert value.dtype == (torch.float16 if net.state_dict()[name].is_floating_point() else torch.int64)
+    results.load_weights("half", other)
+    for name, value in other.state_dict().items():
+        assert value.dtype == net.state_dict()[name].dtype
+        torch.testing.assert_close(value, net.state_dict()[name], rtol=2**-11, atol=1e-7)
+
+
 def test_two_names_for_one_weight_can_be_saved(folder):
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     net[1].weight = net[0].weight

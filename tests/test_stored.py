@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from stn_helpers.data import DataError, load_digits
+from stn_helpers.experiments import attention
 from stn_helpers.networks import mnist_stn
 from stn_helpers.results import load_result, load_weights
 from stn_helpers.training import Recipe, evaluate
@@ -47,3 +49,27 @@ def test_the_stored_net_reads_as_well_as_its_record_says():
     recorded = load_result("mnist_stn")["figures"]["runs"][0]["three_epochs"]["accuracy"][-1]
     # Rounding differs between processors; a digit or two may stand on the edge between two classes.
     assert evaluate(net, digits.test) == pytest.approx(recorded, abs=3e-4)
+
+
+def test_the_stored_attention_net_reads_as_well_as_its_record_says():
+    net = attention.build("attention", 0)
+    load_weights("attention/attention_0", net)
+    net.eval()
+    try:
+        test = load_digits("mnist").test
+    except DataError:
+        pytest.skip("no MNIST here")
+    few = test._replace(images=test.images[-1000:], labels=test.labels[-1000:])
+    recorded = attention.grid_of("attention", [0])[0]
+    for row, contrast in enumerate(attention.CONTRASTS):
+        read = attention.measure_cell(net, few, contrast, attention.ECCENTRICITIES[4], seed=11)["accuracy"]
+        p = float(recorded[row, 4])
+        assert abs(read - p) < 4 * (p * (1 - p) / len(few.labels)) ** 0.5  # other noise, fewer digits
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_our_attention_net_is_above_the_published_one_in_every_cell(seed):
+    published = torch.tensor([attention.PUBLISHED["attention"][contrast] for contrast in attention.CONTRASTS])
+    affine = torch.tensor([attention.PUBLISHED["affine"][contrast] for contrast in attention.CONTRASTS])
+    ours = attention.grid_of("attention", [seed])[0]
+    assert (ours > published).all() and (ours > affine).all()

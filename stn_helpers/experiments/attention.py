@@ -149,7 +149,7 @@ def measure(job: Job, device: str) -> dict:
         for column, eccentricity in enumerate(ECCENTRICITIES)
     ]
     if job.seed == 0 and job.model != "ceiling":
-        save_weights(f"attention/{job.model}_0", net.cpu())
+        save_weights(f"attention/{job.model}_0", net.cpu(), torch.float16)
     return {
         "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in net.parameters()),
