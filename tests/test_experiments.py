@@ -336,7 +336,7 @@ def test_a_job_of_the_benchmark(folder, short, model):
     net = field_stn({"attention": Attention(), "affine": Affine()}[model], seed=5)
     load_weights(f"attention/{model}_0", net)
     cell = measure_cell(net.eval(), short.test, 0.3, 40.0, seed=202)
-    assert cell == figures["cells"][-1]
+    assert cell == pytest.approx(figures["cells"][-1], rel=1e-3)  # the stored weights are rounded to half precision
 
 
 def test_grid_of_stacks_the_seeds(folder):
