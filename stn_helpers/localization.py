@@ -85,6 +85,14 @@ def tutorial_localization(transform: Transform) -> nn.Sequential:
     )
 
 
+SHARPNESS = 3.0
+"""What the convolutions of `PeakLocalization` say counts so many times: the heat map has to come to a peak."""
+GENTLY = 0.4
+"""What its last layer says counts so much: the shape of the window should change more slowly than its place."""
+APART = 4
+"""Two of its peaks lie more than so many rows or columns of the heat map apart; a cell of it has 4×4 pixels."""
+
+
 class PeakLocalization(nn.Module):
     """Finds the one place worth looking at in a large image: a heat map says where, what lies under its peak says how.
 
@@ -134,7 +142,9 @@ class PeakLocalization(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.register_buffer("start", scale * transform.identity(), persistent=False)
-        self.register_buffer("translation", _translation(transform), persistent=False)
+        # 2×num_params: which entries of θ are (t_x, t_y). The matrix is linear in θ: its third column says so.
+        translation = transform.matrix(torch.eye(transform.num_params))[:, :2, 2].T
+        self.register_buffer("translation", translation, persistent=False)
         self.reach, self.mean, self.std = reach, mean, std
 
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,14 +195,6 @@ class PeakLocalization(nn.Module):
         return self.candidates(image, 1)[0][:, 0]
 
 
-SHARPNESS = 3.0
-"""What the convolutions of `PeakLocalization` say counts so many times: the heat map has to come to a peak."""
-GENTLY = 0.4
-"""What its last layer says counts so much: the shape of the window should change more slowly than its place."""
-APART = 4
-"""Two of its peaks lie more than so many rows or columns of the heat map apart; a cell of it has 4×4 pixels."""
-
-
 def _widen(mask: Tensor, reach: int) -> Tensor:
     """B×1×H×W bool: every place at most ``reach`` rows and columns from one that is true."""
     return F.max_pool2d(mask.float(), 2 * reach + 1, stride=1, padding=reach) > 0
@@ -203,12 +205,6 @@ def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1
     padding = dilation * (size // 2)
     convolution = nn.Conv2d(channels_in, channels_out, size, stride, padding, dilation, bias=False)
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
-
-
-def _translation(transform: Attention | Affine) -> Tensor:
-    """2×num_params: which entries of θ are (tx, ty)."""
-    places = (1, 2) if isinstance(transform, Attention) else (2, 5)
-    return torch.eye(transform.num_params)[list(places)]
 
 
 def atn_localization() -> nn.Sequential:

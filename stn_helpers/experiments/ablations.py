@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from stn_helpers.data import load_digits, split_validation
-from stn_helpers.experiments.attention import MISSED, field_cell, off_target
+from stn_helpers.experiments.attention import MISSED, field_cell, look, off_target
 from stn_helpers.experiments.jobs import Job
 from stn_helpers.localization import PeakLocalization, atn_localization, theta_head
 from stn_helpers.networks import FIELD_MEAN, FIELD_STD, SearchingSTN, Standardize, lenet
 from stn_helpers.noisy_field import FARTHEST, FIELD, random_field
 from stn_helpers.spatial_transformer import SpatialTransformer
-from stn_helpers.training import Recipe, fit, predict
+from stn_helpers.training import Recipe, fit
 from stn_helpers.transforms import Attention
 
 __all__ = ["STEPS", "VARIANTS", "Variant", "build", "jobs"]
@@ -127,20 +127,13 @@ def measure(job: Job, device: str) -> dict:
     net = build(variant, job.seed)
     recipe = replace(RECIPE, lr=variant.lr, localization_lr=variant.localization_lr)
     recipe = replace(recipe, epochs=STEPS / recipe.steps_per_epoch(len(train.labels)))
-
-    def windows(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            parts = images.to(device).split(100)
-            return torch.cat([net.transformer.localization(part) for part in parts]).cpu()
-
     steps, window, accuracy = [], [], []
 
     def watch(step: int, model: nn.Module) -> None:
-        model.eval()
+        theta, logits = look(model.eval(), held_back.images[:500])
         steps.append(step)
-        window.append(windows(held_back.images[:2]).tolist())
-        right = predict(model, held_back.images[:500].to(device), batch_size=100).argmax(1).cpu() == few.labels[:500]
-        accuracy.append(float(right.double().mean()))
+        window.append(theta[:2].tolist())
+        accuracy.append(float((logits.argmax(1) == few.labels[:500]).double().mean()))
 
     history = fit(
         net,
@@ -152,8 +145,8 @@ def measure(job: Job, device: str) -> dict:
         watch=watch,
         watch_every=WATCH_EVERY,
     )
-    right = predict(net, held_back.images.to(device), batch_size=100).argmax(1).cpu() == few.labels
-    pixels = off_target(Attention(), windows(held_back.images), held_back)
+    theta, logits = look(net, held_back.images)
+    right, pixels = logits.argmax(1) == few.labels, off_target(Attention(), theta, held_back)
     return {
         "accuracy": float(right.double().mean()),
         "error_px": float(pixels.median()),

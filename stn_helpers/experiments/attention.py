@@ -24,10 +24,10 @@ from stn_helpers.noisy_field import (
 )
 from stn_helpers.results import load_result, save_weights
 from stn_helpers.sampling import sample
-from stn_helpers.training import Recipe, fit
+from stn_helpers.training import Recipe, fit, predict
 from stn_helpers.transforms import Affine, Attention
 
-__all__ = ["CONTRASTS", "ECCENTRICITIES", "MODELS", "PUBLISHED", "RECIPES", "field_cell", "jobs", "off_target", "true_crop"]
+__all__ = ["CONTRASTS", "ECCENTRICITIES", "MODELS", "PUBLISHED", "RECIPES", "field_cell", "jobs", "look", "off_target", "true_crop"]
 
 CONTRASTS = (0.7, 0.5, 0.3)
 """Contrasts of the digits in the test images."""
@@ -93,7 +93,17 @@ def true_crops(digits: Tensor) -> Tensor:
 
 
 def field_cell(digits: Tensor, contrast: float, eccentricity: float, seed: int) -> Field:
-    """Noisy fields of one contrast and one eccentricity; the same seed gives the same fields. No global state changes."""
+    """Noisy fields of one contrast and one eccentricity: the images of one cell of the benchmark's table.
+
+    Args:
+        digits: B×1×h×w, floating, in [0, 1].
+        contrast: of every digit, in (0, 1].
+        eccentricity: of every digit, in pixels from the middle of the field.
+        seed: the same one gives the same fields. Torch's random numbers are left as they were.
+
+    Raises:
+        ValueError: as for `stn_helpers.noisy_field.noisy_field`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         angle = 2 * math.pi * torch.rand(len(digits))
@@ -103,25 +113,48 @@ def field_cell(digits: Tensor, contrast: float, eccentricity: float, seed: int) 
 
 
 def off_target(transform: Attention | Affine, theta: Tensor, field: Field) -> Tensor:
-    """How far the centre of each window lies from its digit's, in pixels: B×num_params → B."""
+    """How far the centre of each window lies from its digit's.
+
+    Args:
+        transform: the family of θ.
+        theta: B×num_params.
+        field: the images looked at.
+
+    Returns:
+        B distances in pixels.
+    """
     centre = transform.matrix(theta)[:, :2, 2] * field.images.shape[-1] / 2
     return torch.linalg.vector_norm(centre - field.shift.to(centre), dim=1)
 
 
 @torch.inference_mode()
+def look(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a net looks and what it says, in evaluation, a hundred images at a time.
+
+    Args:
+        net: has the parts ``transformer`` and ``classifier``; in evaluation mode.
+        images: B×1×S×S in [0, 1].
+
+    Returns:
+        θ B×num_params and logits B×K, on the CPU.
+    """
+    device = next(net.parameters()).device
+    glimpses = [net.transformer.glimpse(part.to(device)) for part in images.split(100)]
+    logits = [net.classifier(glimpse.output) for glimpse in glimpses]
+    return torch.cat([glimpse.theta for glimpse in glimpses]).cpu(), torch.cat(logits).cpu()
+
+
 def measure_cell(net: nn.Module, digits: Digits, contrast: float, eccentricity: float, seed: int) -> dict:
     """Accuracy in one cell of the table and, for a net that searches, how far off its windows were."""
-    device = next(net.parameters()).device
     right, error = [], []
     for part, (images, labels) in enumerate(zip(digits.images.split(100), digits.labels.split(100), strict=True)):
         field = field_cell(images, contrast, eccentricity, seed=1000 * seed + part)
         if isinstance(net, SearchingSTN):
-            glimpse = net.transformer.glimpse(field.images.to(device))
-            logits = net.classifier(glimpse.output)
-            error.append(off_target(net.transformer.transform, glimpse.theta, field).cpu())
+            theta, logits = look(net, field.images)
+            error.append(off_target(net.transformer.transform, theta, field))
         else:
-            logits = net(true_crop(field).to(device))
-        right.append(logits.argmax(1).cpu() == labels)
+            logits = predict(net, true_crop(field))
+        right.append(logits.argmax(1) == labels)
     cell = {"contrast": contrast, "eccentricity": eccentricity, "accuracy": float(torch.cat(right).double().mean())}
     if error:
         pixels = torch.cat(error)
@@ -161,6 +194,20 @@ def measure(job: Job, device: str) -> dict:
 
 
 def grid_of(model: str, seeds: list[int], figure: str = "accuracy") -> Tensor:
-    """A figure of the stored records: len(seeds)×3×9, contrasts in the order of `CONTRASTS`."""
+    """A figure of the stored records, for each seed, contrast and eccentricity.
+
+    Args:
+        model: "attention", "affine" or "ceiling".
+        seeds: those of the records to read.
+        figure: "accuracy", "error_px" (median distance in pixels) or "missed" (share of windows more than 5 pixels off);
+            the ceiling has the first alone.
+
+    Returns:
+        len(seeds)×3×9, in the order of `CONTRASTS` and `ECCENTRICITIES`.
+
+    Raises:
+        FileNotFoundError: there is no record of a seed.
+        ValueError: a record is damaged.
+    """
     records = [load_result(f"attention/{model}_{seed}")["figures"]["cells"] for seed in seeds]
     return torch.tensor([[cell[figure] for cell in cells] for cells in records]).view(len(seeds), len(CONTRASTS), -1)
