@@ -177,6 +177,15 @@ class TestNotebook:
         assert text == json.dumps(json.loads(text), indent=1, ensure_ascii=False) + "\n"
 
 
+def test_names_of_figures_are_the_books_own():
+    """A name is an anchor for the whole book: the build refuses two, minutes later."""
+    cells = [cell for path in NOTEBOOKS for cell in json.loads(path.read_text())["cells"]]
+    figures = [cell["metadata"].get("mystnb", {}).get("figure", {}) for cell in cells]
+    names = [figure["name"] for figure in figures if "name" in figure]
+    assert names
+    assert [name for name in names if names.count(name) > 1] == []
+
+
 # Files --------------------------------------------------------------------------------------------------------
 
 
