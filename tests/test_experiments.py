@@ -17,7 +17,7 @@ from conftest import ROOT
 
 from stn_helpers.data import DigitData, Digits
 from stn_helpers.experiments import __main__ as command_line
-from stn_helpers.experiments import ablations, attention, jobs, report
+from stn_helpers.experiments import ablations, attention, jobs
 from stn_helpers.experiments.attention import (
     CONTRASTS,
     ECCENTRICITIES,
@@ -28,7 +28,9 @@ from stn_helpers.experiments.attention import (
     off_target,
     true_crop,
 )
-from stn_helpers.experiments.jobs import Job, checkpoint_path, run_jobs, stored_seeds
+from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, run_jobs, state, stored_seeds
+from stn_helpers.experiments.tables import columns, spread
+from stn_helpers.files import write_atomically
 from stn_helpers.networks import SearchingSTN, field_stn
 from stn_helpers.noisy_field import field_theta, random_field
 from stn_helpers.results import has_result, load_result, load_weights, results_folder, save_result
@@ -58,7 +60,7 @@ def fake_digits(count: int, seed: int = 0) -> Digits:
 
 
 def test_results_and_checkpoints_lie_where_the_environment_says(folder, monkeypatch):
-    job = Job("attention", "affine", 3, tiny_jobs.train)
+    job = Job("attention", "affine", "", 3, tiny_jobs.train)
     assert results_folder() == folder
     assert checkpoint_path(job) == folder / "checkpoints" / "attention" / "affine_3.safetensors"
     monkeypatch.delenv("STN_RESULTS")
@@ -67,25 +69,28 @@ def test_results_and_checkpoints_lie_where_the_environment_says(folder, monkeypa
 
 
 def test_a_killed_job_and_a_failing_one_leave_the_others_alone_and_the_killed_one_goes_on(folder, capfd):
-    killed, alone = Job("tiny", "killed", 1, tiny_jobs.train), Job("tiny", "alone", 1, tiny_jobs.train)
-    failing = Job("tiny", "failing", 0, tiny_jobs.fail)
+    killed, alone = Job("tiny", "killed", "", 1, tiny_jobs.train), Job("tiny", "alone", "R", 1, tiny_jobs.train)
+    failing = Job("tiny", "failing", "", 0, tiny_jobs.fail)
     with pytest.raises(RuntimeError) as error:
         run_jobs([killed, failing, alone, alone], processes=2, device="cpu")
     assert "tiny/killed_1 (ended by SIGKILL)" in str(error.value)
-    assert "tiny/failing_0 (" in str(error.value) and "tiny/alone_1" not in str(error.value)
+    assert "tiny/failing_0 (" in str(error.value) and "tiny/alone_R_1" not in str(error.value)
     assert "ZeroDivisionError: a job that fails" in capfd.readouterr().err
-    assert {name for name in tree(folder) if name.endswith(".json")} == {"tiny/alone_1.json"}
+    assert {name for name in tree(folder) if name.endswith(".json")} == {"tiny/alone_R_1.json"}
     assert "checkpoints/tiny/killed_1.safetensors" in tree(folder)
 
-    before = (folder / "tiny" / "alone_1.json").stat()
+    before = (folder / "tiny" / "alone_R_1.json").stat()
     run_jobs([killed, alone], processes=2, device="cpu")
     assert "2 jobs, 1 done" in capfd.readouterr().out
-    assert (folder / "tiny" / "alone_1.json").stat() == before
-    one, other = load_result("tiny/killed_1")["figures"], load_result("tiny/alone_1")["figures"]
+    assert (folder / "tiny" / "alone_R_1.json").stat() == before
+    one, other = load_result("tiny/killed_1")["figures"], load_result("tiny/alone_R_1")["figures"]
     assert other.pop("first watched") == 0
     assert one.pop("first watched") == tiny_jobs.KILLED_AFTER + 1  # it did not begin anew
     assert one == other and len(one["losses"]) == 12
-    assert load_result("tiny/killed_1")["command"].endswith("experiments tiny --models killed --seeds 1")
+    commands = [load_result(f"tiny/{name}")["command"] for name in ("killed_1", "alone_R_1")]
+    assert commands == [
+        f"python -m stn_helpers.experiments run tiny --models {which} --seeds 1" for which in ("killed", "alone --data R")
+    ]
     assert not any("killed_1" in name for name in tree(folder / "checkpoints"))
 
     run_jobs([killed, alone], processes=1, device="cpu")
@@ -93,7 +98,7 @@ def test_a_killed_job_and_a_failing_one_leave_the_others_alone_and_the_killed_on
 
 
 def test_a_job_that_another_process_is_at_is_left_to_it(folder, capfd):
-    job = Job("tiny", "count", 0, tiny_jobs.count)
+    job = Job("tiny", "count", "", 0, tiny_jobs.count)
     with jobs._alone(job), pytest.raises(RuntimeError, match="tiny/count_0"):
         run_jobs([job], processes=1, device="cpu")
     assert "tiny/count_0: another process is at work on it" in capfd.readouterr().err
@@ -101,7 +106,7 @@ def test_a_job_that_another_process_is_at_is_left_to_it(folder, capfd):
 
 
 def test_two_runs_at_once_do_a_job_once(folder, capfd):
-    job = Job("tiny", "count", 0, tiny_jobs.count)
+    job = Job("tiny", "count", "", 0, tiny_jobs.count)
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(run_jobs, [job], processes=1, device="cpu") for _ in "ab"]
     # The slower one is turned away, or finds the record; which of the two is a matter of chance.
@@ -114,7 +119,7 @@ def test_ctrl_c_ends_every_process_and_leaves_no_record(folder):
     program = (
         "import tiny_jobs; from stn_helpers.experiments.jobs import Job, run_jobs\n"
         "if __name__ == '__main__':\n"
-        "    run_jobs([Job('tiny', 'sleep', seed, tiny_jobs.sleep) for seed in range(3)], 2, 'cpu')"
+        "    run_jobs([Job('tiny', 'sleep', '', seed, tiny_jobs.sleep) for seed in range(3)], 2, 'cpu')"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     runner = subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
@@ -141,6 +146,16 @@ def test_stored_seeds_are_those_of_one_model(folder):
         save_result(f"tiny/{name}", {}, seeds=[0], command="python c")
     assert stored_seeds("tiny", "head") == [2, 10]
     assert stored_seeds("tiny", "head_curriculum") == [0]
+    assert stored_seeds("tiny", "head", "curriculum") == [0]
+
+
+def test_how_far_a_job_is(folder):
+    job = Job("tiny", "count", "", 0, tiny_jobs.count)
+    assert state(job) == "waiting"
+    write_atomically(checkpoint_path(job), b"")
+    assert state(job) == "begun"
+    save_result(job.name, {}, seeds=[0], command="python c")
+    assert state(job) == "done"
 
 
 # The command line ---------------------------------------------------------------------------------------------
@@ -154,33 +169,45 @@ def asked(capsys, *arguments: str) -> tuple[int, str, str]:
     return end.value.code, out, err
 
 
+TINY = Experiment(
+    name="tiny",
+    words="jobs of a second",
+    cells=(("cnn", "R"), ("cnn", "TC"), ("stn", "TC")),
+    seeds=(0, 1),
+    measure=tiny_jobs.train,
+    table=lambda: "a tiny table",
+)
+
+
 def test_help_names_what_there_is():
     asked_for = [sys.executable, "-m", "stn_helpers.experiments", "--help"]
     done = subprocess.run(asked_for, capture_output=True, text=True, check=True)
-    assert all(word in done.stdout for word in ("attention", "ablations", "report", "STN_RESULTS"))
+    assert all(word in done.stdout for word in ("attention", "ablations", "list", "run", "report", "STN_RESULTS"))
 
 
-def test_help_of_an_experiment_names_models_and_seeds(capsys):
-    code, out, _ = asked(capsys, "attention", "--help")
-    assert code == 0 and all(f"--{word}" in out for word in ("models", "seeds", "processes", "device"))
-    assert all(model in out for model in attention.MODELS)
-    code, out, _ = asked(capsys, "ablations", "--help")
-    assert code == 0 and all(variant in out for variant in ablations.VARIANTS)
+def test_help_of_run_names_options_and_experiments(capsys):
+    code, out, _ = asked(capsys, "run", "--help")
+    assert code == 0 and all(f"--{word}" in out for word in ("models", "data", "seeds", "processes", "device"))
+    assert all(f"{one.name} {one.words}" in out for one in command_line.EXPERIMENTS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("", "arguments are required: experiment"),
-        ("atention", "invalid choice: 'atention'"),
-        ("attention --models nonsense", "--models: invalid choice: 'nonsense'"),
-        ("attention --seeds -1", "--seeds: wanted a whole number from 0 up, got '-1'"),
-        ("attention --seeds one", "--seeds: wanted a whole number from 0 up, got 'one'"),
-        ("ablations --seeds 0 1.5", "--seeds: wanted a whole number from 0 up, got '1.5'"),
-        ("ablations --seeds", "--seeds: expected at least one argument"),
-        ("attention --processes 0", "--processes: wanted a whole number from 1 up, got '0'"),
-        ("attention --device abacus", "device 'abacus' is not to be had here; usable: "),
-        ("report --seeds 0", "unrecognized arguments: --seeds 0"),
+        ("", "arguments are required: command"),
+        ("attention", "invalid choice: 'attention'"),
+        ("run atention", "no experiment 'atention'; there are: attention, ablations"),
+        ("list atention", "no experiment 'atention'"),
+        ("run attention --models nonsense affine", "--models: there is no nonsense; there is: attention, affine, ceiling"),
+        ("run attention --models ours", "--models: there is no ours"),
+        ("run attention --data R", "--data: there is no R; there is: one kind only"),
+        ("run attention --seeds -1", "--seeds: wanted a whole number from 0 up, got '-1'"),
+        ("run attention --seeds one", "--seeds: wanted a whole number from 0 up, got 'one'"),
+        ("run --seeds 0 1.5", "--seeds: wanted a whole number from 0 up, got '1.5'"),
+        ("run ablations --seeds", "--seeds: expected at least one argument"),
+        ("run attention --processes 0", "--processes: wanted a whole number from 1 up, got '0'"),
+        ("run attention --device abacus", "device 'abacus' is not to be had here; usable: "),
+        ("report --seeds", "unrecognized arguments: --seeds"),
     ],
 )
 def test_bad_arguments_are_named(capsys, folder, arguments, words):
@@ -191,12 +218,55 @@ def test_bad_arguments_are_named(capsys, folder, arguments, words):
 def test_the_jobs_of_a_command_line(monkeypatch):
     given = []
     monkeypatch.setattr(command_line, "run_jobs", lambda *arguments: given.append(arguments))
-    command_line.main("attention --models ceiling affine --seeds 4 2 --processes 2 --device cpu".split())
-    command_line.main(["ablations", "--device", "cpu"])
-    (some, processes, device), (all_variants, one, _) = given
-    assert {job.name for job in some} == {f"attention/{m}_{s}" for m in ("ceiling", "affine") for s in (4, 2)}
+    command_line.main("run attention --models ceiling affine --seeds 4 2 --processes 2 --device cpu".split())
+    command_line.main(["run", "ablations", "--device", "cpu"])
+    command_line.main(["run", "--device", "cpu"])
+    (some, processes, device), (all_variants, one, _), (everything, _, _) = given
+    assert [job.name for job in some] == [f"attention/{m}_{s}" for s in (2, 4) for m in ("affine", "ceiling")]
     assert (processes, device, one) == (2, "cpu", 1)
-    assert [job.name for job in all_variants] == [f"ablations/{v}_{s}" for v in ablations.VARIANTS for s in range(5)]
+    assert [job.name for job in all_variants] == [f"ablations/{v}_{s}" for s in range(5) for v in ablations.VARIANTS]
+    assert sorted(job.name for job in everything) == sorted(
+        job.name for experiment in command_line.EXPERIMENTS for job in experiment.jobs()
+    )
+    assert [job.seed for job in everything] == sorted(job.seed for job in everything)
+
+
+def test_models_and_data_take_cells_of_the_table():
+    def names(*arguments):
+        return [job.name for job in command_line.choose_jobs((TINY, attention.EXPERIMENT), *arguments)]
+
+    assert names(["cnn"], None, [3]) == ["tiny/cnn_R_3", "tiny/cnn_TC_3"]
+    assert names(["cnn", "ceiling"], None, [3]) == ["tiny/cnn_R_3", "tiny/cnn_TC_3", "attention/ceiling_3"]
+    assert names(None, ["TC"]) == ["tiny/cnn_TC_0", "tiny/stn_TC_0", "tiny/cnn_TC_1", "tiny/stn_TC_1"]
+    assert names(["stn"], ["TC", "R"], [0]) == ["tiny/stn_TC_0"]
+    with pytest.raises(ValueError, match="no cell of a table has such a model on such data"):
+        names(["stn"], ["R"])
+    with pytest.raises(ValueError, match="--data: there is no P, E; there is: R, TC$"):
+        names(None, ["R", "P", "E"])
+
+
+def test_every_job_has_a_name_of_its_own():
+    names = [job.name for experiment in command_line.EXPERIMENTS for job in experiment.jobs()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_list_says_how_far_every_job_is(folder, monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "EXPERIMENTS", (TINY, attention.EXPERIMENT))
+    save_result("tiny/cnn_R_0", {}, seeds=[0], command="python c")
+    save_result("tiny/stn_TC_1", {}, seeds=[1], command="python c")
+    write_atomically(checkpoint_path(Job("tiny", "cnn", "TC", 0, tiny_jobs.train)), b"")
+    command_line.main(["list", "tiny"])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        "tiny: jobs of a second".split(),
+        "2 of 6 done, 1 begun".split(),
+        "model data seed 0 seed 1".split(),
+        "cnn R done waiting".split(),
+        "cnn TC begun waiting".split(),
+        "stn TC waiting done".split(),
+    ]
+    command_line.main(["list"])
+    out = capsys.readouterr().out
+    assert "2 of 6 done, 1 begun" in out and "0 of 9 done, 0 begun" in out
 
 
 @pytest.mark.parametrize(
@@ -208,7 +278,7 @@ def test_how_a_run_ends(monkeypatch, capsys, raised, code, words):
         raise raised
 
     monkeypatch.setattr(command_line, "run_jobs", run)
-    status, _, err = asked(capsys, "attention", "--device", "cpu")
+    status, _, err = asked(capsys, "run", "attention", "--device", "cpu")
     assert status == code and words in err
 
 
@@ -317,7 +387,7 @@ def short(monkeypatch):
 
 @pytest.mark.parametrize("model", attention.MODELS)
 def test_a_job_of_the_benchmark(folder, short, model):
-    (job,) = attention.jobs([model], [0])
+    job = Job("attention", model, "", 0, attention.measure)
     figures = attention.measure(job, "cpu")
     save_result(job.name, figures, seeds=[0], command="python c")
     assert figures["steps"] == 2 and len(figures["losses"]) == 2 and figures["seconds"] > 0
@@ -397,7 +467,7 @@ def test_a_job_of_the_ablations(folder, monkeypatch):
     monkeypatch.setattr(ablations, "load_digits", lambda source: DigitData(train, None, "mnist"))
     monkeypatch.setattr(ablations, "split_validation", lambda digits, size: (digits, fake_digits(40, seed=1)))
     monkeypatch.setattr(ablations, "STEPS", 3)
-    (job,) = ablations.jobs(["ours"], [3])
+    job = Job("ablations", "ours", "", 3, ablations.measure)
     before = ablations.build(ablations.VARIANTS["ours"], seed=3)
     figures = ablations.measure(job, "cpu")
     save_result(job.name, figures, seeds=[3], command="python c")
@@ -410,6 +480,19 @@ def test_a_job_of_the_ablations(folder, monkeypatch):
     with torch.no_grad():
         first = before.eval().transformer.localization(probes.images[:2])
     torch.testing.assert_close(torch.tensor(figures["window"][0]), first, rtol=0, atol=1e-4)
+
+
+# The tables ---------------------------------------------------------------------------------------------------
+
+
+def test_columns_end_under_each_other():
+    assert columns([("net", "error"), ("a", "1.5"), ("longer", "12.5")]) == "net     error\na         1.5\nlonger   12.5"
+
+
+def test_spread_is_mean_and_standard_deviation():
+    assert spread([2.0]) == "2.00"
+    values = torch.tensor([2.0, 4.5, 4.0], dtype=torch.float64)
+    assert spread(values.tolist()) == f"{values.mean():.2f} ± {values.std():.2f}"
 
 
 # The report ---------------------------------------------------------------------------------------------------
@@ -429,19 +512,19 @@ def save_grid(model: str, seed: int, accuracy: dict[float, float]) -> None:
 def test_the_report_of_the_benchmark(folder):
     save_grid("attention", 0, {0.7: 0.9900, 0.5: 0.93, 0.3: 0.5})
     save_grid("attention", 2, {0.7: 0.9940, 0.5: 0.93, 0.3: 0.5})
-    lines = report.attention_table("attention").splitlines()
+    lines = attention.table_of("attention").splitlines()
     assert "seeds 0, 2 (ceiling: not measured)" in lines[0]
     # The standard deviation of two numbers 0.4 apart is 0.4/√2; published: 96.06.
     assert lines[2].split() == "0.7 4.4 99.20 ± 0.28 - 96.06 +3.14".split()
     assert lines[-2].split() == "0.3 40.0 50.00 ± 0.00 - 61.11 -11.11".split()
     # At 0.5 six of the nine published figures are below 0.93.
     assert lines[-1] == "above the published figure in 15 of 27 cells"
-    assert report.attention_table("affine") == "attention benchmark, affine: nothing measured yet"
+    assert attention.table_of("affine") == "attention benchmark, affine: nothing measured yet"
 
     save_grid("ceiling", 0, {0.7: 0.9910, 0.5: 0.99, 0.3: 0.97})
     save_grid("ceiling", 1, {0.7: 0.9930, 0.5: 0.99, 0.3: 0.97})
     save_grid("affine", 1, {0.7: 0.97, 0.5: 0.97, 0.3: 0.97})
-    lines = report.attention_table("affine").splitlines()
+    lines = attention.table_of("affine").splitlines()
     assert "affine, seeds 1 (ceiling: 0, 1)" in lines[0] and len(lines) == 2 + 27 + 1
     assert lines[2].split() == "0.7 4.4 97.00 99.20 97.15 -0.15".split()
     assert len({len(line) for line in lines[1:-1]}) == 1  # columns stand under their titles
@@ -458,8 +541,8 @@ def test_the_report_of_the_ablations(folder, capsys):
     assert rows == [["ours", "2", "of", "4", "70.00", "16"], ["linear_head_curriculum", "0", "of", "1", "10.00", "3"]]
 
 
-def test_a_damaged_record_is_named_in_the_report(folder):
+def test_a_damaged_record_is_named_in_the_report(folder, capsys):
     (folder / "ablations").mkdir(parents=True)
     (folder / "ablations" / "ours_0.json").write_text("{")
-    with pytest.raises(ValueError, match=r"ours_0\.json is damaged"):
-        report.report()
+    code, _, err = asked(capsys, "report", "ablations")
+    assert code == 1 and re.search(r"ours_0\.json is damaged", err)

@@ -3,51 +3,130 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from stn_helpers.experiments import ablations, attention
-from stn_helpers.experiments.jobs import run_jobs
-from stn_helpers.experiments.report import report
+from stn_helpers.experiments.jobs import Experiment, Job, run_jobs, state
+from stn_helpers.experiments.tables import columns
 from stn_helpers.training import choose_device
+
+EXPERIMENTS = (attention.EXPERIMENT, ablations.EXPERIMENT)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Do what the arguments name; ``--help`` says what there is."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stn_helpers.experiments",
-        description="Long measurements. What is done is skipped; what was killed goes on where it was.",
-        epilog="Records lie in results/, or in the folder that the environment variable STN_RESULTS names.",
-    )
-    experiments = parser.add_subparsers(dest="experiment", required=True)
-    for name, module, models, seeds, words in (
-        ("attention", attention, attention.MODELS, range(3), "the attention benchmark, 3 contrasts × 9 eccentricities"),
-        ("ablations", ablations, tuple(ablations.VARIANTS), range(5), "what makes the attention transformer learn"),
-    ):
-        one = experiments.add_parser(name, help=words, description=f"{words}; one record a model and seed in results/")
-        one.add_argument("--models", nargs="+", choices=models, default=list(models), help="default: all")
-        numbers = " ".join(map(str, seeds))
-        one.add_argument("--seeds", nargs="+", type=_at_least(0), default=list(seeds), help=f"default: {numbers}")
-        one.add_argument(
-            "--processes", type=_at_least(1), default=1, help="jobs at a time; they share the cores (default: 1)"
-        )
-        one.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
-        one.set_defaults(module=module)
-    experiments.add_parser("report", help="the tables, from the records that are there")
+    """Do what the arguments say; ``--help`` says what there is."""
+    parser = command_line()
     chosen = parser.parse_args(arguments)
-
-    if chosen.experiment == "report":
-        print(report())
-        return
+    experiments = chosen.experiments or EXPERIMENTS
     try:
-        device = choose_device(chosen.device).type
-    except ValueError as error:
-        parser.error(str(error))
-    try:
-        run_jobs(chosen.module.jobs(chosen.models, chosen.seeds), chosen.processes, device)
-    except RuntimeError as error:
+        if chosen.command == "list":
+            print("\n\n".join(map(overview, experiments)))
+        elif chosen.command == "report":
+            print("\n\n".join(experiment.table() for experiment in experiments))
+        else:
+            run(parser, experiments, chosen)
+    except (RuntimeError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "stopped; the same command goes on from here\n")
+
+
+def run(parser: argparse.ArgumentParser, experiments: Sequence[Experiment], chosen: argparse.Namespace) -> None:
+    """Do the jobs that were asked for.
+
+    Raises:
+        RuntimeError: some were not done.
+    """
+    try:
+        jobs = choose_jobs(experiments, chosen.models, chosen.data, chosen.seeds)
+        device = choose_device(chosen.device).type
+    except ValueError as error:
+        parser.error(str(error))
+    run_jobs(jobs, chosen.processes, device)
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What can be asked for, with help."""
+    layout = {
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "epilog": "experiments:\n" + "\n".join(f"  {one.name:12}{one.words}" for one in EXPERIMENTS),
+    }
+    parser = argparse.ArgumentParser(
+        prog="python -m stn_helpers.experiments",
+        description="Long measurements, cut into jobs. What is done is skipped; what was killed goes on where it was.\n"
+        "Records lie in results/, or in the folder that the environment variable STN_RESULTS names.",
+        **layout,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="every job: done, begun or waiting", **layout)
+    run = commands.add_parser("run", help="do what is not done yet", **layout)
+    commands.add_parser("report", help="the tables, from the records that are there", **layout)
+    for command in commands.choices.values():
+        words = "see below; default: all"
+        command.add_argument("experiments", nargs="*", type=_experiment, metavar="EXPERIMENT", help=words)
+    run.add_argument("--models", nargs="+", help="these models alone; `list` names them")
+    run.add_argument("--data", nargs="+", help="these data alone; `list` names them")
+    run.add_argument("--seeds", nargs="+", type=_at_least(0), help="default: those that `list` names")
+    words = "jobs at a time; they share the cores (default: 1)"
+    run.add_argument("--processes", type=_at_least(1), default=1, help=words)
+    run.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    return parser
+
+
+def choose_jobs(
+    experiments: Sequence[Experiment],
+    models: list[str] | None = None,
+    data: list[str] | None = None,
+    seeds: list[int] | None = None,
+) -> list[Job]:
+    """The jobs of some experiments, lowest seed first: every table is filled once before any is again.
+
+    Args:
+        experiments: take their jobs ...
+        models: ... with these models, ...
+        data: ... these data ...
+        seeds: ... and these seeds; None: with all of them.
+
+    Raises:
+        ValueError: no job is left, or one of the values is none of any experiment's.
+    """
+    cells = [cell for experiment in experiments for cell in experiment.cells]
+    for option, wanted, known in (
+        ("--models", models, dict.fromkeys(model for model, _ in cells)),
+        ("--data", data, dict.fromkeys(kind for _, kind in cells if kind)),
+    ):
+        if unknown := [value for value in wanted or () if value not in known]:
+            there = ", ".join(known) or "one kind only"
+            raise ValueError(f"{option}: there is no {', '.join(unknown)}; there is: {there}")
+    jobs = [
+        job
+        for experiment in experiments
+        for job in experiment.jobs(seeds)
+        if (models is None or job.model in models) and (data is None or job.data in data)
+    ]
+    if not jobs:
+        raise ValueError("--models, --data: no cell of a table has such a model on such data; see `list`")
+    return sorted(jobs, key=lambda job: job.seed)
+
+
+def overview(experiment: Experiment) -> str:
+    """What an experiment is, how many of its jobs are done, and how far each of them is: one line a cell."""
+    states = {(job.model, job.data, job.seed): state(job) for job in experiment.jobs()}
+    count = Counter(states.values())
+    title = f"{experiment.name}: {experiment.words}\n{count['done']} of {len(states)} done, {count['begun']} begun"
+    rows = [("model", "data", *(f"seed {seed}" for seed in experiment.seeds))]
+    for model, data in experiment.cells:
+        rows.append((model, data or "-", *(states[model, data, seed] for seed in experiment.seeds)))
+    return f"{title}\n{columns(rows)}"
+
+
+def _experiment(name: str) -> Experiment:
+    """A type for argparse: the experiment of this name."""
+    for experiment in EXPERIMENTS:
+        if experiment.name == name:
+            return experiment
+    raise argparse.ArgumentTypeError(f"no experiment {name!r}; there are: {', '.join(one.name for one in EXPERIMENTS)}")
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows; there nothing keeps two runs of one job apart
     fcntl = None
 
-__all__ = ["Job", "checkpoint_path", "run_jobs", "stored_seeds"]
+__all__ = ["Experiment", "Job", "checkpoint_path", "run_jobs", "state", "stored_seeds"]
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,61 @@ class Job:
     Attributes:
         experiment: folder of its record under ``results/``.
         model: what is trained, one of the experiment's names.
+        data: what it is trained on, one of the experiment's names; "" where there is one kind only.
         seed: of weights, order and images.
         measure: the function that does it: takes the job and a device, returns the figures; it can be imported by name.
     """
 
     experiment: str
     model: str
+    data: str
     seed: int
     measure: Callable[[Job, str], dict]
 
     @property
     def name(self) -> str:
         """Name of its record, as `load_result` takes it."""
-        return f"{self.experiment}/{self.model}_{self.seed}"
+        return f"{self.experiment}/{_cell_name(self.model, self.data)}_{self.seed}"
 
 
-def stored_seeds(experiment: str, model: str) -> list[int]:
+@dataclass(frozen=True)
+class Experiment:
+    """One table to be measured: a record for every cell and seed.
+
+    Attributes:
+        name: folder of its records under ``results/``.
+        words: one line on what it is.
+        cells: the pairs (model, data) of its table; data is "" where there is one kind only.
+        seeds: those to take where none are asked for.
+        measure: does one job, see `Job`.
+        table: what the records say that are there, as plain text.
+    """
+
+    name: str
+    words: str
+    cells: tuple[tuple[str, str], ...]
+    seeds: tuple[int, ...]
+    measure: Callable[[Job, str], dict]
+    table: Callable[[], str]
+
+    def jobs(self, seeds: Sequence[int] | None = None) -> list[Job]:
+        """A job for every cell and seed; one seed of every cell comes before two of any."""
+        seeds = self.seeds if seeds is None else seeds
+        return [Job(self.name, model, data, seed, self.measure) for seed in seeds for model, data in self.cells]
+
+
+def stored_seeds(experiment: str, model: str, data: str = "") -> list[int]:
     """Seeds of which there is a record, in order."""
     names = (path.stem for path in (results_folder() / experiment).glob("*.json"))
-    found = (re.fullmatch(rf"{re.escape(model)}_(\d+)", name) for name in names)
+    found = (re.fullmatch(rf"{re.escape(_cell_name(model, data))}_(\d+)", name) for name in names)
     return sorted(int(match[1]) for match in found if match)
+
+
+def state(job: Job) -> str:
+    """How far a job is: "done", "begun" (killed or at work: a checkpoint is there) or "waiting"."""
+    if has_result(job.name):
+        return "done"
+    return "begun" if checkpoint_path(job).exists() else "waiting"
 
 
 def checkpoint_path(job: Job) -> Path:
@@ -108,8 +143,7 @@ def _run(job: Job, device: str, threads: int) -> None:
         if has_result(job.name):  # another run was faster
             return
         figures = job.measure(job, device)
-        command = f"python -m stn_helpers.experiments {job.experiment} --models {job.model} --seeds {job.seed}"
-        save_result(job.name, figures, seeds=[job.seed], command=command, device=device)
+        save_result(job.name, figures, seeds=[job.seed], command=_command(job), device=device)
         checkpoint_path(job).unlink(missing_ok=True)
 
 
@@ -126,6 +160,16 @@ def _alone(job: Job) -> Iterator[None]:
                 raise SystemExit(f"{job.name}: another process is at work on it") from None
         yield
         path.unlink(missing_ok=True)  # the record is there: nobody needs this file any more
+
+
+def _cell_name(model: str, data: str) -> str:
+    return f"{model}_{data}" if data else model
+
+
+def _command(job: Job) -> str:
+    """What to type to do this job alone."""
+    data = f" --data {job.data}" if job.data else ""
+    return f"python -m stn_helpers.experiments run {job.experiment} --models {job.model}{data} --seeds {job.seed}"
 
 
 def _ending(exitcode: int) -> str:
