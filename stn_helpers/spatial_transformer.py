@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from stn_helpers.sampling import PADDINGS, sample
 from stn_helpers.transforms import Transform
 
-__all__ = ["Glimpse", "SpatialTransformer"]
+__all__ = ["Glimpse", "ParallelSpatialTransformer", "SpatialTransformer", "parallel_head", "sample_windows"]
 
 
 class Glimpse(NamedTuple):
-    """All that a spatial transformer worked out for a batch."""
+    """All that a spatial transformer worked out for a batch; N in parallel put N behind each B."""
 
     theta: Tensor
     """B×num_params: what the localization network said."""
@@ -69,3 +70,106 @@ class SpatialTransformer(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """B×C×H×W → B×C×H'×W', warped."""
         return self.glimpse(image).output
+
+
+class ParallelSpatialTransformer(SpatialTransformer):
+    """Warps every image of a batch N times at once, by N θs that one localization network works out from it.
+
+    One window for each object or part, where a single warp would serve none of them well (Jaderberg et al. 2015, section
+    3.3; two digits to be added in appendix A.1, the parts of a bird in section 4.3). The windows start alike or at places of
+    their own, see `parallel_head`; which of them watches what, training decides.
+
+    A `SpatialTransformer` in all else: one family, one size and one padding for all N.
+
+    Args:
+        localization: a module from B×C×H×W to B×(N·num_params) or B×N×num_params, the θ of the first window first.
+        transform: the family that turns each θ into a sampling grid.
+        count: N, at least 1.
+        out_size: (H', W') of each output in pixels; None keeps the size of the input.
+        padding: what lies outside the image: "zeros" (black), "border" (the nearest edge pixel) or "reflection".
+
+    Raises:
+        ValueError: ``count`` is below 1, or ``padding`` or ``out_size`` is not one of those.
+    """
+
+    def __init__(
+        self,
+        localization: nn.Module,
+        transform: Transform,
+        count: int,
+        out_size: tuple[int, int] | None = None,
+        padding: str = "zeros",
+    ) -> None:
+        super().__init__(localization, transform, out_size, padding)
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"count: wanted a whole number of windows, at least 1, got {count!r}")
+        self.count = count
+
+    def glimpse(self, image: Tensor) -> Glimpse:
+        """Warp ``image`` (B×C×H×W, floating) N times and hand back the θs and the grids beside the outputs.
+
+        Returns:
+            θ B×N×num_params, grid B×N×H'×W'×2, output B×N×C×H'×W'.
+
+        Raises:
+            ValueError: ``image`` is not B×C×H×W floating, or the localization network's θ does not fit N transforms.
+        """
+        theta = self.localization(image)
+        wanted = (self.count, self.transform.num_params)
+        if theta.shape[1:] not in (wanted, (wanted[0] * wanted[1],)):
+            shapes = f"B×{wanted[0] * wanted[1]} or B×{wanted[0]}×{wanted[1]}"
+            raise ValueError(f"theta: wanted {shapes} for {self.count} transforms, got {tuple(theta.shape)}")
+        theta = theta.reshape(-1, *wanted)
+        # One grid computation for all B·N windows.
+        grid = self.transform.grid(theta.flatten(0, 1), self.out_size or tuple(image.shape[-2:]))
+        grid = grid.unflatten(0, theta.shape[:2])
+        return Glimpse(theta, grid, sample_windows(image, grid, padding=self.padding))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """B×C×H×W → B×N×C×H'×W': every image, warped N times."""
+        return self.glimpse(image).output
+
+
+def sample_windows(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tensor:
+    """Read every image at N grids. The image is not repeated: its grids lie above each other in one tall grid.
+
+    Args:
+        image: B×C×H×W, floating.
+        grid: B×N×H'×W'×2, same dtype; (x, y) in [-1, 1], ``align_corners=False``.
+        padding: as for `stn_helpers.sampling.sample`.
+
+    Returns:
+        B×N×C×H'×W'.
+
+    Raises:
+        ValueError: ``grid`` is not B×N×H'×W'×2, or as for `stn_helpers.sampling.sample`.
+    """
+    if grid.dim() != 5:
+        raise ValueError(f"grid: wanted B×N×H'×W'×2, got {tuple(grid.shape)}")
+    tall = sample(image, grid.flatten(1, 2), padding=padding)  # B×C×(N·H')×W'
+    return tall.unflatten(2, grid.shape[1:3]).transpose(1, 2)
+
+
+def parallel_head(in_features: int, start: Tensor) -> nn.Linear:
+    """The regression layer that ends the localization network of a `ParallelSpatialTransformer`.
+
+    It starts with zero weights, so that before the first step the N windows lie where ``start`` says, whatever the image.
+
+    Args:
+        in_features: length of the feature vector.
+        start: N×num_params, the θ of each window before the first step; for N identities
+            ``transform.identity().expand(N, -1)``.
+
+    Returns:
+        ``nn.Linear`` from B×in_features to B×(N·num_params).
+
+    Raises:
+        ValueError: ``start`` is not N×num_params.
+    """
+    if start.dim() != 2 or start.numel() == 0:
+        raise ValueError(f"start: wanted N×num_params, one θ a window, got {tuple(start.shape)}")
+    head = nn.Linear(in_features, start.numel())
+    nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        head.bias.copy_(start.flatten())
+    return head

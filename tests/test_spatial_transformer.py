@@ -3,11 +3,20 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from stn_helpers.data import Digits
 from stn_helpers.localization import theta_head, tutorial_localization
 from stn_helpers.networks import Standardize, mnist_stn, tutorial_classifier
-from stn_helpers.spatial_transformer import SpatialTransformer
+from stn_helpers.spatial_transformer import (
+    ParallelSpatialTransformer,
+    SpatialTransformer,
+    parallel_head,
+    sample_windows,
+)
+from stn_helpers.training import Recipe, fit
 from stn_helpers.transforms import Affine, Attention, Projective, Similarity, ThinPlateSpline
 
 FAMILIES = [Affine(), Attention(), Similarity(), Projective(), ThinPlateSpline()]
@@ -18,7 +27,7 @@ def says(theta):
 
     class Constant(nn.Module):
         def forward(self, image):
-            return torch.as_tensor(theta).expand(len(image), -1)
+            return torch.as_tensor(theta).expand(len(image), *torch.as_tensor(theta).shape)
 
     return Constant()
 
@@ -94,3 +103,92 @@ def test_dropout_is_the_tutorials_where_asked_for():
 def test_theta_head_ignores_its_input_at_first():
     head = theta_head(7, Attention())
     assert torch.equal(head(torch.randn(5, 7)), Attention().identity().expand(5, -1))
+
+
+# N in parallel ------------------------------------------------------------------------------------------------
+
+sides = st.integers(1, 6)
+
+
+@given(
+    batch=st.integers(1, 3),
+    channels=st.integers(1, 3),
+    count=st.integers(1, 4),
+    size=st.tuples(sides, sides),
+    out_size=st.none() | st.tuples(sides, sides),
+    padding=st.sampled_from(["zeros", "border", "reflection"]),
+    seed=st.integers(0, 99),
+)
+def test_each_window_is_what_torch_makes_of_its_theta(batch, channels, count, size, out_size, padding, seed):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.rand(batch, channels, *size, generator=generator)
+    theta = Affine().identity() + torch.randn(batch, count, 6, generator=generator)
+
+    class Given(nn.Module):
+        def forward(self, image):
+            return theta
+
+    glimpse = ParallelSpatialTransformer(Given(), Affine(), count, out_size, padding).glimpse(image)
+    assert torch.equal(glimpse.theta, theta)
+    for n in range(count):
+        grid = F.affine_grid(theta[:, n].view(-1, 2, 3), (batch, 1, *(out_size or size)), align_corners=False)
+        torch.testing.assert_close(glimpse.grid[:, n], grid, rtol=1e-5, atol=1e-5)
+        window = F.grid_sample(image, grid, padding_mode=padding, align_corners=False)
+        torch.testing.assert_close(glimpse.output[:, n], window, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", FAMILIES, ids=lambda t: type(t).__name__)
+def test_fresh_windows_in_parallel_change_nothing(transform):
+    image = torch.rand(2, 3, 5, 4)
+    localization = nn.Sequential(nn.Flatten(), parallel_head(60, transform.identity().expand(3, -1)))
+    output = ParallelSpatialTransformer(localization, transform, count=3)(image)
+    assert output.shape == (2, 3, 3, 5, 4)
+    torch.testing.assert_close(output, image[:, None].expand(-1, 3, -1, -1, -1), rtol=0, atol=1e-5)
+
+
+def test_windows_start_where_the_head_says_the_first_window_first():
+    image = torch.rand(1, 1, 8, 8)
+    start = torch.tensor([[0.5, -0.5, -0.5], [0.5, 0.5, -0.5], [0.5, -0.5, 0.5], [0.5, 0.5, 0.5]])
+    localization = nn.Sequential(nn.Flatten(), parallel_head(64, start))
+    output = ParallelSpatialTransformer(localization, Attention(), count=4, out_size=(4, 4))(image)[0, :, 0]
+    quarters = [image[0, 0, :4, :4], image[0, 0, :4, 4:], image[0, 0, 4:, :4], image[0, 0, 4:, 4:]]
+    torch.testing.assert_close(output, torch.stack(quarters))
+
+
+def test_every_window_sends_its_own_gradient_to_theta_and_all_to_the_image():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 2, 5, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    theta = torch.randn(2, 3 * 3, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    def look(image, theta):
+        grid = Attention().grid(theta.view(6, 3), (3, 2)).view(2, 3, 3, 2, 2)
+        return sample_windows(image, grid)
+
+    assert torch.autograd.gradcheck(look, (image, theta))
+
+
+def test_training_gives_the_parallel_localization_network_its_own_learning_rate():
+    localization = nn.Sequential(nn.Flatten(), parallel_head(16, torch.tensor([[0.5, -0.3, 0.0], [0.5, 0.3, 0.0]])))
+    net = nn.Sequential(
+        ParallelSpatialTransformer(localization, Attention(), count=2, out_size=(2, 2)), nn.Flatten(), nn.Linear(8, 2)
+    )
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    digits = Digits(torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
+    fit(net, digits, Recipe(epochs=5, batch_size=8, localization_lr=1e-9), seed=0, device="cpu", progress=False)
+    moved = [float((now.detach() - then).abs().max()) for now, then in zip(net.parameters(), before, strict=True)]
+    assert max(moved[:2]) < 1e-7 < 1e-4 < min(moved[2:])
+
+
+def test_bad_arguments_in_parallel_are_named():
+    for count in (0, 1.5):
+        with pytest.raises(ValueError, match="count: wanted a whole number of windows, at least 1"):
+            ParallelSpatialTransformer(says([1.0, 0, 0]), Attention(), count=count)
+    with pytest.raises(ValueError, match="padding: wanted"):
+        ParallelSpatialTransformer(says([1.0, 0, 0]), Attention(), count=1, padding="reflect")
+    for theta in ([1.0, 0, 0], [[1.0, 0, 0, 0], [1.0, 0, 0, 0]]):
+        with pytest.raises(ValueError, match="theta: wanted B×6 or B×2×3 for 2 transforms, got"):
+            ParallelSpatialTransformer(says(theta), Attention(), count=2)(torch.rand(1, 1, 4, 4))
+    with pytest.raises(ValueError, match="grid: wanted B×N×H'×W'×2, got"):
+        sample_windows(torch.rand(1, 1, 4, 4), torch.zeros(1, 4, 4, 2))
+    with pytest.raises(ValueError, match="start: wanted N×num_params"):
+        parallel_head(4, torch.zeros(3))
