@@ -130,7 +130,7 @@ def fit(
     watch_every: int = 100,
     progress: bool = True,
 ) -> History:
-    """Train ``model`` to name the class of an image.
+    """Train ``model`` to name the class of an image, or the classes of several things in it.
 
     The same seed gives the same weights, bit for bit, on one machine with one number of threads (not on a GPU, where
     the backward pass of `torch.nn.functional.grid_sample` adds in no fixed order). It rules the order of the images,
@@ -140,9 +140,10 @@ def fit(
     the weights of one that was left alone. The file stays: after the end, a further call only reads it.
 
     Args:
-        model: from images B×C×H×W to logits B×K. It is moved to the device, its weights put in channels_last order
-            (a ``view`` in its forward must be a ``reshape``), and it is left there in evaluation mode.
-        train: images N×C×H×W, floating; labels N int64 in [0, K).
+        model: from images B×C×H×W to logits B×K, or B×K×L where an image has L labels. It is moved to the device, its
+            weights put in channels_last order (a ``view`` in its forward must be a ``reshape``), and it is left there in
+            evaluation mode.
+        train: images N×C×H×W, floating, or of any dtype that ``augment`` takes; labels N, or N×L, int64 in [0, K).
         recipe: how to train.
         seed: sets torch's random numbers, and the order of the images.
         augment: makes of each batch of images another one, of whatever size; takes its random numbers from torch
@@ -182,7 +183,7 @@ def fit(
             "recipe": asdict(recipe),
             "seed": seed,
             "image shape": list(images.shape),
-            "labels": zlib.crc32(train.labels.cpu().numpy()),
+            "labels": zlib.crc32(train.labels.cpu().contiguous().numpy()),
             "augment": getattr(augment, "__qualname__", None),
             "device": device.type,
         }
@@ -238,7 +239,7 @@ def fit(
 
 
 def predict(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """Logits N×K of ``model`` for images N×C×H×W, on the device of ``images``.
+    """Logits N×K (or N×K×L) of ``model`` for images N×C×H×W, on the device of ``images``.
 
     Computed where the model is, in evaluation mode, without gradients; then every part of the model is back in the
     mode it was in.
@@ -261,11 +262,16 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
 def evaluate(model: nn.Module, digits: Digits, batch_size: int = 1000) -> float:
     """Accuracy, in [0, 1]: the share of ``digits`` whose greatest logit is that of their label.
 
+    Where an image has several labels, it counts as right if all of them are.
+
     Raises:
         ValueError: ``digits`` are not as `fit` wants them.
     """
     _check_digits(digits, "digits")
-    return float((predict(model, digits.images, batch_size).argmax(1) == digits.labels).double().mean())
+    logits = predict(model, digits.images, batch_size)
+    _check_logits(logits, digits, "digits")
+    right = logits.argmax(1) == digits.labels
+    return float(right.view(len(right), -1).all(1).double().mean())
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -304,30 +310,40 @@ def _need_finite(losses: Tensor, recipe: Recipe, steps: int) -> None:
         )
 
 
-def _check_images(images: Tensor, name: str) -> None:
-    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
-        raise ValueError(f"{name}: wanted a floating tensor N×C×H×W with N above 0, got {_kind(images)}")
+def _check_images(images: Tensor, name: str, floating: bool = True) -> None:
+    if images.ndim != 4 or len(images) == 0 or (floating and not images.is_floating_point()):
+        kind = "floating tensor" if floating else "tensor"
+        raise ValueError(f"{name}: wanted a {kind} N×C×H×W with N above 0, got {_kind(images)}")
 
 
-def _check_digits(digits: Digits, name: str) -> None:
-    _check_images(digits.images, f"{name}.images")
-    if digits.labels.shape != digits.images.shape[:1] or digits.labels.dtype != torch.int64:
-        wanted = f"int64 of shape ({len(digits.images)},), one for each image"
-        raise ValueError(f"{name}.labels: wanted {wanted}, got {_kind(digits.labels)}")
+def _check_digits(digits: Digits, name: str, floating: bool = True) -> None:
+    _check_images(digits.images, f"{name}.images", floating)
+    images, labels = digits
+    if labels.ndim not in (1, 2) or len(labels) != len(images) or labels.dtype != torch.int64:
+        wanted = f"int64 of shape ({len(images)},), one for each image, or ({len(images)}, L)"
+        raise ValueError(f"{name}.labels: wanted {wanted}, got {_kind(labels)}")
+
+
+def _check_logits(logits: Tensor, digits: Digits, name: str) -> None:
+    """Class first, as torch's cross entropy has it: K logits for each label."""
+    if logits.ndim not in (2, 3):
+        raise ValueError(f"model: wanted logits B×K or B×K×L, got {_kind(logits)} for {len(logits)} images")
+    if logits.shape[2:] != digits.labels.shape[1:]:
+        wanted = (len(digits.labels), *logits.shape[2:])
+        raise ValueError(f"{name}.labels: wanted shape {wanted}, as the model's logits are, got {_kind(digits.labels)}")
 
 
 def _check_training(model: nn.Module, train: Digits, augment: Callable[[Tensor], Tensor] | None) -> None:
-    _check_digits(train, "train")
+    _check_digits(train, "train", floating=augment is None)
     first = train.images[:1] if augment is None else augment(train.images[:1])
     try:
         logits = predict(model, first)
     except RuntimeError as error:
         raise ValueError(f"train.images: the model cannot take {_kind(first)}: {error}") from error
-    if logits.ndim != 2:
-        raise ValueError(f"model: wanted logits B×K, got {_kind(logits)} for one image")
+    _check_logits(logits, train, "train")
     low, high = int(train.labels.min()), int(train.labels.max())
     if low < 0 or high >= logits.shape[1]:
-        wanted = f"0 to {logits.shape[1] - 1}, as the model has {logits.shape[1]} logits"
+        wanted = f"0 to {logits.shape[1] - 1}, as the model has {logits.shape[1]} classes"
         raise ValueError(f"train.labels: wanted {wanted}, got {low} to {high}")
 
 

@@ -50,6 +50,20 @@ def digits(count: int = 50, seed: int = 1) -> Digits:
     return Digits(images, labels)
 
 
+def reader(positions: int = 4) -> nn.Sequential:
+    """A net that names one of five classes at each of some positions."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 5 * positions), nn.Unflatten(1, (5, positions)))
+
+
+def sequences(count: int = 50) -> Digits:
+    """Four labels an image, each that of one quarter of the image: how bright it is."""
+    numbers = torch.Generator().manual_seed(2)
+    labels = torch.randint(0, 5, (count, 4), generator=numbers)
+    quarters = F.interpolate(labels.view(-1, 1, 2, 2) / 4, scale_factor=4)
+    return Digits(0.9 * quarters + 0.1 * torch.rand(count, 1, 8, 8, generator=numbers), labels)
+
+
 def noisy(image: torch.Tensor) -> torch.Tensor:
     return image + 0.1 * torch.randn_like(image)
 
@@ -142,6 +156,43 @@ def test_fit_is_a_plain_torch_loop():
     assert history.losses.numpy() == pytest.approx(np.array(losses), abs=1e-6)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=1e-7, rtol=1e-7, check_stride=False)
+
+
+def test_several_labels_an_image_are_that_many_plain_losses():
+    """The mean of torch's own loss at each position."""
+    train, model, plain = sequences(40), reader(), reader()
+    history = quiet_fit(model, train, Recipe(epochs=10, batch_size=40, lr=0.02))
+    optimizer = torch.optim.AdamW(plain.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
+    for step in range(10):
+        logits = plain(train.images)
+        each = [F.cross_entropy(logits[:, :, i], train.labels[:, i], label_smoothing=0.1) for i in range(4)]
+        loss = torch.stack(each).mean()
+        assert float(history.losses[step]) == pytest.approx(loss.item(), abs=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = Recipe(lr=0.02).rate(step, 10)
+        optimizer.step()
+
+
+def test_several_labels_an_image_can_be_learnt_and_gone_on_with(tmp_path):
+    train = Digits(sequences(400).images, sequences(400).labels.T.contiguous().T)  # in another memory order
+    model = reader()
+    quiet_fit(model, train, Recipe(epochs=40, batch_size=40, lr=0.1), checkpoint=tmp_path / "c")
+    assert evaluate(model, train) > 0.7  # by chance 1 in 625
+    again = reader()
+    quiet_fit(again, train, Recipe(epochs=40, batch_size=40, lr=0.1), checkpoint=tmp_path / "c")
+    assert_same(model, again)
+
+
+def test_images_may_be_stored_as_bytes_where_augment_makes_them_floating():
+    train = Digits((digits().images * 255).byte(), digits().labels)
+    floats = Digits(train.images.float() / 255, train.labels)
+    stored, plain = net(), net()
+    quiet_fit(stored, train, RECIPE, augment=lambda image: image.float() / 255)
+    quiet_fit(plain, floats, RECIPE)
+    assert_same(stored, plain)
+    with pytest.raises(ValueError, match="images: wanted a floating tensor.*uint8"):
+        quiet_fit(net(), train, RECIPE, augment=torch.clone)
 
 
 def test_a_linear_net_learns_the_real_digits_as_well_as_sklearn_does():
@@ -447,7 +498,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(tmp_path):
         (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), r"train\.images.*uint8"),
         (torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), r"train\.images: the model cannot take.*3, 8, 8"),
         (torch.rand(4, 1, 8, 8), torch.zeros(3, dtype=torch.int64), r"train\.labels.*\(4,\).*\(3,\)"),
-        (torch.rand(4, 1, 8, 8), torch.zeros(4, 1, dtype=torch.int64), r"train\.labels.*\(4, 1\)"),
+        (torch.rand(4, 1, 8, 8), torch.zeros(4, 1, dtype=torch.int64), r"train\.labels: wanted shape \(4,\).*\(4, 1\)"),
+        (torch.rand(4, 1, 8, 8), torch.zeros(4, 1, 1, dtype=torch.int64), r"train\.labels: wanted int64.*\(4, 1, 1\)"),
+        (torch.rand(4, 1, 8, 8), torch.tensor(0), r"train\.labels: wanted int64 of shape \(4,\)"),
         (torch.rand(4, 1, 8, 8), torch.zeros(4), r"train\.labels.*int64.*float32"),
         (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), r"train\.labels: wanted 0 to 2.*got 0 to 3"),
         (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, -1]), r"train\.labels: wanted 0 to 2.*got -1 to 2"),
@@ -463,6 +516,19 @@ def test_bad_data_is_named_before_anything_is_trained(images, labels, message):
 def test_a_model_without_logits_is_named():
     with pytest.raises(ValueError, match="model: wanted logits"):
         quiet_fit(nn.Conv2d(1, 3, 3), digits(), RECIPE)
+
+
+def test_several_labels_an_image_want_a_model_that_has_them():
+    three = Digits(digits().images, sequences().labels[:, :3])
+    for labels, model, message in (
+        (sequences().labels[:, 0], reader(), r"train\.labels: wanted shape \(50, 4\).*\(50,\)"),
+        (three.labels, reader(), r"train\.labels: wanted shape \(50, 4\).*\(50, 3\)"),
+        (three.labels + 3, reader(positions=3), r"train\.labels: wanted 0 to 4.*5 classes.*got 3 to 7"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quiet_fit(model, Digits(digits().images, labels), RECIPE)
+    with pytest.raises(ValueError, match=r"digits\.labels: wanted shape \(50, 4\)"):
+        evaluate(reader(), three)
 
 
 def test_devices():
@@ -509,6 +575,15 @@ def test_predict_and_evaluate_do_not_depend_on_the_batches(count, batch_size):
     torch.testing.assert_close(logits, model(data.images).detach(), atol=1e-6, rtol=1e-5)
     expected = sklearn.metrics.accuracy_score(data.labels.numpy(), logits.argmax(1).numpy())
     assert evaluate(model, data, batch_size) == pytest.approx(expected, abs=1e-12)
+
+
+@given(count=st.integers(1, 40), batch_size=st.integers(1, 50))
+def test_an_image_with_several_labels_counts_if_all_are_right(count, batch_size):
+    logits = torch.randn(count, 5, 4, generator=torch.Generator().manual_seed(count))
+    labels = torch.where(torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) < 0.9, logits.argmax(1), 0)
+    model = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (5, 4)))  # hands the logits on
+    expected = np.mean([(logits[i].argmax(0) == labels[i]).all().item() for i in range(count)])
+    assert evaluate(model, Digits(logits[:, None], labels), batch_size) == pytest.approx(expected, abs=1e-12)
 
 
 def test_predict_restores_the_mode_of_every_part():
