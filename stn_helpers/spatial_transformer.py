@@ -75,9 +75,9 @@ class SpatialTransformer(nn.Module):
 class ParallelSpatialTransformer(SpatialTransformer):
     """Warps every image of a batch N times at once, by N θs that one localization network works out from it.
 
-    One window for each object or part, where a single warp would serve none of them well (Jaderberg et al. 2015, section
-    3.3; two digits to be added in appendix A.1, the parts of a bird in section 4.3). The windows start alike or at places of
-    their own, see `parallel_head`; which of them watches what, training decides.
+    One window for each object or part, where a single warp would serve none of them well (Jaderberg et al. 2015,
+    section 3.3; two digits to be added in appendix A.1, the parts of a bird in section 4.3). The windows start alike
+    or at places of their own, see `parallel_head`; which of them watches what, training decides.
 
     A `SpatialTransformer` in all else: one family, one size and one padding for all N.
 
@@ -153,7 +153,7 @@ def sample_windows(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tenso
 def parallel_head(in_features: int, start: Tensor) -> nn.Linear:
     """The regression layer that ends the localization network of a `ParallelSpatialTransformer`.
 
-    It starts with zero weights, so that before the first step the N windows lie where ``start`` says, whatever the image.
+    It starts with zero weights, so that before the first step the windows lie where ``start`` says, whatever the image.
 
     Args:
         in_features: length of the feature vector.
