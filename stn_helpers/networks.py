@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stn_helpers.localization import PeakLocalization, tutorial_localization
-from stn_helpers.sampling import sample
-from stn_helpers.spatial_transformer import SpatialTransformer
+from stn_helpers.spatial_transformer import SpatialTransformer, sample_windows
 from stn_helpers.transforms import Affine, Attention
 
 __all__ = [
@@ -150,13 +149,10 @@ class SearchingSTN(nn.Module):
         if not self.training:
             return self.classifier(self.transformer(image))
         theta, score = self.transformer.localization.candidates(image, self.looks)
-        batch, (height, width) = len(image), self.transformer.out_size
-        grid = self.transformer.transform.grid(theta.flatten(0, 1), (height, width))
-        # The windows of one image lie above each other in one tall grid: the image itself need not be repeated.
-        seen = sample(image, grid.reshape(batch, self.looks * height, width, 2), padding=self.transformer.padding)
-        said = self.classifier(seen.reshape(batch * self.looks, -1, height, width)).log_softmax(1)
-        weight = score.log_softmax(1)
-        return (said.view(batch, self.looks, -1) + weight[:, :, None]).logsumexp(1)
+        grid = self.transformer.transform.grid(theta.flatten(0, 1), self.transformer.out_size)
+        seen = sample_windows(image, grid.unflatten(0, score.shape), padding=self.transformer.padding)
+        said = self.classifier(seen.flatten(0, 1)).log_softmax(1).unflatten(0, score.shape)
+        return (said + score.log_softmax(1)[:, :, None]).logsumexp(1)
 
 
 def field_stn(transform: Attention | Affine | None = None, seed: int = 0) -> SearchingSTN:
