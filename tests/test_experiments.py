@@ -1,13 +1,19 @@
 """The long measurements: the runner against kills, failures and doubles; the benchmark's figures; the report."""
 
 import os
+import pty
 import re
+import select
 import signal
+import socket
 import subprocess
 import sys
+import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_jobs
@@ -28,7 +34,9 @@ from stn_helpers.experiments.attention import (
     off_target,
     true_crop,
 )
-from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, run_jobs, state, stored_seeds
+from stn_helpers.experiments.cluster import _unfit, on_cluster
+from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, do_job, state, stored_seeds
+from stn_helpers.experiments.runs import in_processes, run_jobs
 from stn_helpers.experiments.tables import columns, spread
 from stn_helpers.files import write_atomically
 from stn_helpers.networks import SearchingSTN, field_stn
@@ -56,6 +64,9 @@ def fake_digits(count: int, seed: int = 0) -> Digits:
     return Digits(images * (images > 0.5), torch.randint(0, 10, (count,), generator=generator))
 
 
+two_processes = partial(in_processes, processes=2, device="cpu")
+
+
 # The runner ---------------------------------------------------------------------------------------------------
 
 
@@ -72,15 +83,17 @@ def test_a_killed_job_and_a_failing_one_leave_the_others_alone_and_the_killed_on
     killed, alone = Job("tiny", "killed", "", 1, tiny_jobs.train), Job("tiny", "alone", "R", 1, tiny_jobs.train)
     failing = Job("tiny", "failing", "", 0, tiny_jobs.fail)
     with pytest.raises(RuntimeError) as error:
-        run_jobs([killed, failing, alone, alone], processes=2, device="cpu")
+        run_jobs([killed, failing, alone, alone], two_processes)
     assert "tiny/killed_1 (ended by SIGKILL)" in str(error.value)
     assert "tiny/failing_0 (" in str(error.value) and "tiny/alone_R_1" not in str(error.value)
-    assert "ZeroDivisionError: a job that fails" in capfd.readouterr().err
+    out, err = capfd.readouterr()
+    assert "ZeroDivisionError: a job that fails" in err and "step" not in err  # no bar where there is no terminal
+    assert "3 jobs, 0 done" in out and "done: tiny/alone_R_1" in out and "(3 of 3, about 00:00 left)" in out
     assert {name for name in tree(folder) if name.endswith(".json")} == {"tiny/alone_R_1.json"}
     assert "checkpoints/tiny/killed_1.safetensors" in tree(folder)
 
     before = (folder / "tiny" / "alone_R_1.json").stat()
-    run_jobs([killed, alone], processes=2, device="cpu")
+    run_jobs([killed, alone], two_processes)
     assert "2 jobs, 1 done" in capfd.readouterr().out
     assert (folder / "tiny" / "alone_R_1.json").stat() == before
     one, other = load_result("tiny/killed_1")["figures"], load_result("tiny/alone_R_1")["figures"]
@@ -93,51 +106,85 @@ def test_a_killed_job_and_a_failing_one_leave_the_others_alone_and_the_killed_on
     ]
     assert not any("killed_1" in name for name in tree(folder / "checkpoints"))
 
-    run_jobs([killed, alone], processes=1, device="cpu")
+    run_jobs([killed, alone], two_processes)
     assert "2 jobs, 2 done" in capfd.readouterr().out
 
 
 def test_a_job_that_another_process_is_at_is_left_to_it(folder, capfd):
     job = Job("tiny", "count", "", 0, tiny_jobs.count)
     with jobs._alone(job), pytest.raises(RuntimeError, match="tiny/count_0"):
-        run_jobs([job], processes=1, device="cpu")
+        run_jobs([job], two_processes)
     assert "tiny/count_0: another process is at work on it" in capfd.readouterr().err
     assert not has_result("tiny/count_0") and not (folder / "count.txt").exists()
+
+
+def test_a_patient_job_waits_for_the_other_process(folder):
+    job = Job("tiny", "count", "", 0, tiny_jobs.count)
+    with ThreadPoolExecutor(1) as pool:
+        with jobs._alone(job):
+            with pytest.raises(BlockingIOError, match="tiny/count_0: another process is at work on it"):
+                do_job(job, "cpu", patience=0.3)
+            patient = pool.submit(do_job, job, "cpu", patience=60.0)
+            time.sleep(0.3)
+            assert not patient.done() and not (folder / "count.txt").exists()
+        patient.result()
+    assert has_result("tiny/count_0")
 
 
 def test_two_runs_at_once_do_a_job_once(folder, capfd):
     job = Job("tiny", "count", "", 0, tiny_jobs.count)
     with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(run_jobs, [job], processes=1, device="cpu") for _ in "ab"]
+        both = [pool.submit(run_jobs, [job], two_processes) for _ in "ab"]
     # The slower one is turned away, or finds the record; which of the two is a matter of chance.
     assert sum(future.exception() is None for future in both) >= 1
     assert (folder / "count.txt").read_text().split() == ["tiny/count_0"]
     assert load_result("tiny/count_0")["figures"] == {"accuracy": 1.0}
 
 
-def test_ctrl_c_ends_every_process_and_leaves_no_record(folder):
+def ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_a_run_that_is_stopped_takes_its_processes_along_and_leaves_no_record(folder, how):
     program = (
-        "import tiny_jobs; from stn_helpers.experiments.jobs import Job, run_jobs\n"
+        "import tiny_jobs; from stn_helpers.experiments.runs import in_processes, run_jobs\n"
+        "from stn_helpers.experiments.jobs import Job\n"
         "if __name__ == '__main__':\n"
-        "    run_jobs([Job('tiny', 'sleep', '', seed, tiny_jobs.sleep) for seed in range(3)], 2, 'cpu')"
+        "    jobs = [Job('tiny', 'sleep', '', seed, tiny_jobs.sleep) for seed in range(3)]\n"
+        "    run_jobs(jobs, lambda jobs: in_processes(jobs, processes=2, device='cpu'))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    runner = subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
-    deadline = time.monotonic() + 300
-    while not all((folder / f"{seed}.begun").exists() for seed in (0, 1)):
-        assert runner.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(runner.pid, signal.SIGINT)  # as a terminal does: to all of them
+    terminal, its_end = pty.openpty()
+    termios.tcsetwinsize(its_end, (24, 200))
+    runner = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=its_end, start_new_session=True)
+    os.close(its_end)
+    begun, bar, deadline = [folder / f"{seed}.begun" for seed in (0, 1)], "", time.monotonic() + 300
+    while not all(file.exists() for file in begun) or "at work: tiny/sleep_0, tiny/sleep_1" not in bar:
+        if select.select([terminal], [], [], 1.0)[0]:
+            bar += os.read(terminal, 10_000).decode(errors="replace")
+        assert time.monotonic() < deadline
+    assert "0/3" in bar
+    processes = [int(file.read_text()) for file in begun]
+    if how == "Ctrl-C":
+        os.killpg(runner.pid, signal.SIGINT)  # as a terminal does: to all of them
+    else:
+        runner.terminate()
     assert runner.wait(60) != 0
+    os.close(terminal)
+    while not all(map(ended, processes)):
+        time.sleep(0.05)
+        assert time.monotonic() < deadline + 60
     assert tree(folder) == {"0.begun", "1.begun"} | {f"checkpoints/tiny/sleep_{seed}.lock" for seed in (0, 1)}
-    for seed in (0, 1):
-        with pytest.raises(ProcessLookupError):
-            os.kill(int((folder / f"{seed}.begun").read_text()), 0)
 
 
 def test_no_processes_are_refused(folder):
     with pytest.raises(ValueError, match="processes: wanted at least 1, got 0"):
-        run_jobs([], processes=0, device="cpu")
+        next(in_processes([], processes=0, device="cpu"))
 
 
 def test_stored_seeds_are_those_of_one_model(folder):
@@ -156,6 +203,87 @@ def test_how_far_a_job_is(folder):
     assert state(job) == "begun"
     save_result(job.name, {}, seeds=[0], command="python c")
     assert state(job) == "done"
+
+
+# The cluster --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A Dask scheduler and two workers, each a process that nobody starts again; address and folder of results."""
+    distributed = pytest.importorskip("distributed")
+    folder = tmp_path_factory.mktemp("cluster")
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "OMP_NUM_THREADS": "1",
+        "STN_RESULTS": str(folder / "results"),
+    }
+    with distributed.LocalCluster(n_workers=0, processes=True, host="127.0.0.1", dashboard_address=None) as scheduler:
+        options = f"{scheduler.scheduler_address} --no-nanny --nthreads 1 --no-dashboard".split()
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", *options, "--local-directory", str(folder)]
+        workers = [subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in "ab"]
+        scheduler.wait_for_workers(2, timeout=300)
+        yield scheduler.scheduler_address, folder / "results"
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def test_a_cluster_of_which_a_worker_is_killed(cluster, monkeypatch, capfd):
+    address, folder = cluster
+    monkeypatch.setenv("STN_RESULTS", str(folder))
+    way = partial(on_cluster, address=address, device="cpu")
+    killed, alone = Job("tiny", "killed", "", 1, tiny_jobs.train), Job("tiny", "alone", "R", 1, tiny_jobs.train)
+    failing = Job("tiny", "failing", "", 0, tiny_jobs.fail)
+    with pytest.raises(RuntimeError) as error:
+        run_jobs([killed, failing, alone], way)
+    assert str(error.value).startswith("not done: tiny/failing_0 (see its message above)")
+    out, err = capfd.readouterr()
+    assert "ZeroDivisionError: a job that fails" in err and "in fail" in err
+    assert out.count("begun: tiny/killed_1") == 2  # first on the worker that was killed, then on the other one
+    one, other = load_result("tiny/killed_1"), load_result("tiny/alone_R_1")
+    assert other["figures"].pop("first watched") == 0
+    assert one["figures"].pop("first watched") == tiny_jobs.KILLED_AFTER + 1  # it went on from its checkpoint
+    assert one["figures"] == other["figures"] and one["command"].endswith("run tiny --models killed --seeds 1")
+    assert tree(folder) == {"tiny/killed_1.json", "tiny/alone_R_1.json", "checkpoints/tiny/failing_0.lock"}
+
+    run_jobs([killed, alone], way)
+    assert "2 jobs, 2 done" in capfd.readouterr().out
+
+
+def test_workers_that_are_not_fit_are_named_before_anything_begins(cluster, monkeypatch, tmp_path):
+    address, folder = cluster
+    job = Job("tiny", "count", "", 0, tiny_jobs.count)
+    monkeypatch.setenv("STN_RESULTS", str(tmp_path))
+    with pytest.raises(RuntimeError, match=f"tcp://.*keeps its results in {folder}, .*STN_RESULTS={tmp_path}"):
+        run_jobs([job], partial(on_cluster, address=address))
+    assert not list(tmp_path.iterdir()) and not (folder / "count.txt").exists()
+
+
+def test_what_makes_a_worker_unfit(folder):
+    worker = SimpleNamespace(state=SimpleNamespace(nthreads=1))
+    assert _unfit("cpu", folder.resolve(), worker) == "" == _unfit(None, folder.resolve(), worker)
+    assert "device 'abacus' is not to be had here" in _unfit("abacus", folder.resolve(), worker)
+    assert "keeps its results in" in _unfit("cpu", folder.resolve() / "elsewhere", worker)
+    worker.state.nthreads = 4
+    assert "has 4 threads; start it with --nthreads 1" in _unfit("cpu", folder.resolve(), worker)
+
+
+def test_an_address_where_nobody_answers(folder, capsys):
+    pytest.importorskip("distributed")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else gets the port
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        began = time.monotonic()
+        code, _, err = asked(capsys, "run", "attention", "--scheduler", address)
+    assert code == 1 and f"--scheduler: nobody answers at {address}" in err and "Traceback" not in err
+    assert time.monotonic() - began < 30 and tree(folder) == set()
+
+
+def test_a_cluster_without_the_package(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    code, _, err = asked(capsys, "run", "attention", "--scheduler", "tcp://127.0.0.1:8786")
+    assert code == 1 and err == "--scheduler needs the package distributed: pip install distributed "
 
 
 # The command line ---------------------------------------------------------------------------------------------
@@ -198,7 +326,7 @@ def test_help_of_run_names_options_and_experiments(capsys):
         ("attention", "invalid choice: 'attention'"),
         ("run atention", "no experiment 'atention'; there are: attention, ablations"),
         ("list atention", "no experiment 'atention'"),
-        ("run attention --models nonsense affine", "--models: there is no nonsense; there is: attention, affine, ceiling"),
+        ("run attention --models foo affine", "--models: there is no foo; there is: attention, affine, ceiling"),
         ("run attention --models ours", "--models: there is no ours"),
         ("run attention --data R", "--data: there is no R; there is: one kind only"),
         ("run attention --seeds -1", "--seeds: wanted a whole number from 0 up, got '-1'"),
@@ -207,6 +335,7 @@ def test_help_of_run_names_options_and_experiments(capsys):
         ("run ablations --seeds", "--seeds: expected at least one argument"),
         ("run attention --processes 0", "--processes: wanted a whole number from 1 up, got '0'"),
         ("run attention --device abacus", "device 'abacus' is not to be had here; usable: "),
+        ("run --processes 2 --scheduler tcp://there:8786", "not allowed with argument"),
         ("report --seeds", "unrecognized arguments: --seeds"),
     ],
 )
@@ -220,15 +349,17 @@ def test_the_jobs_of_a_command_line(monkeypatch):
     monkeypatch.setattr(command_line, "run_jobs", lambda *arguments: given.append(arguments))
     command_line.main("run attention --models ceiling affine --seeds 4 2 --processes 2 --device cpu".split())
     command_line.main(["run", "ablations", "--device", "cpu"])
-    command_line.main(["run", "--device", "cpu"])
-    (some, processes, device), (all_variants, one, _), (everything, _, _) = given
+    command_line.main(["run", "--scheduler", "tcp://there:8786"])
+    (some, two), (all_variants, one), (everything, cluster) = given
     assert [job.name for job in some] == [f"attention/{m}_{s}" for s in (2, 4) for m in ("affine", "ceiling")]
-    assert (processes, device, one) == (2, "cpu", 1)
+    assert (two.func, two.keywords) == (in_processes, {"processes": 2, "device": "cpu"})
     assert [job.name for job in all_variants] == [f"ablations/{v}_{s}" for s in range(5) for v in ablations.VARIANTS]
+    assert one.keywords == {"processes": 1, "device": "cpu"}
     assert sorted(job.name for job in everything) == sorted(
         job.name for experiment in command_line.EXPERIMENTS for job in experiment.jobs()
     )
     assert [job.seed for job in everything] == sorted(job.seed for job in everything)
+    assert (cluster.func, cluster.keywords) == (on_cluster, {"address": "tcp://there:8786", "device": None})
 
 
 def test_models_and_data_take_cells_of_the_table():
@@ -439,7 +570,7 @@ def test_every_variant_starts_in_a_window_of_its_scale_and_sends_gradients_back(
     net.eval()
     with torch.no_grad():
         theta = net.transformer.localization(images)
-    scale = {"scale_1": 1.0, "atn": 0.2}.get(name, 28 / 128)
+    scale = {"scale_1": 1.0, "atn": 0.2, "author": 0.2}.get(name, 28 / 128)
     torch.testing.assert_close(theta[:, 0], torch.full((2,), scale))
     assert isinstance(net, SearchingSTN) == (variant.looks is not None)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.classifier.parameters())
@@ -480,6 +611,24 @@ def test_a_job_of_the_ablations(folder, monkeypatch):
     with torch.no_grad():
         first = before.eval().transformer.localization(probes.images[:2])
     torch.testing.assert_close(torch.tensor(figures["window"][0]), first, rtol=0, atol=1e-4)
+
+
+def test_an_epoch_of_sgd_is_plain_gradient_descent():
+    """One batch of 100 digits near the middle: every weight moves by a hundredth of its gradient."""
+    train, watched = fake_digits(100), []
+    variant = ablations.VARIANTS["author"]
+    net, other = ablations.build(variant, seed=1), ablations.build(variant, seed=1)
+    history = ablations.sgd_epoch(net, train, 5, "cpu", lambda step, model: watched.append(step))
+    assert history.steps == 1 and history.seconds > 0 and watched == [0]
+
+    torch.manual_seed(5)
+    order = torch.randperm(100)
+    field = random_field(train.images[order], (0.7, 0.7), spread=40 / 9)
+    loss = F.cross_entropy(other(field.images), train.labels[order])
+    loss.backward()
+    assert history.losses.tolist() == pytest.approx([float(loss)], rel=1e-5)
+    for moved, start in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(moved, start - 0.01 * start.grad, rtol=1e-5, atol=1e-7)
 
 
 # The tables ---------------------------------------------------------------------------------------------------

@@ -40,7 +40,6 @@ def train(job: Job, device: str) -> dict:
         device=device,
         watch=watch,
         watch_every=1,
-        progress=False,
     )
     weights = torch.cat([value.flatten() for value in net.state_dict().values()])
     return {

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from stn_helpers.experiments import ablations, attention
-from stn_helpers.experiments.jobs import Experiment, Job, run_jobs, state
+from stn_helpers.experiments.cluster import on_cluster
+from stn_helpers.experiments.jobs import Experiment, Job, state
+from stn_helpers.experiments.runs import in_processes, run_jobs
 from stn_helpers.experiments.tables import columns
 from stn_helpers.training import choose_device
 
@@ -40,10 +43,13 @@ def run(parser: argparse.ArgumentParser, experiments: Sequence[Experiment], chos
     """
     try:
         jobs = choose_jobs(experiments, chosen.models, chosen.data, chosen.seeds)
-        device = choose_device(chosen.device).type
+        if chosen.scheduler:
+            way = partial(on_cluster, address=chosen.scheduler, device=chosen.device)
+        else:
+            way = partial(in_processes, processes=chosen.processes, device=choose_device(chosen.device).type)
     except ValueError as error:
         parser.error(str(error))
-    run_jobs(jobs, chosen.processes, device)
+    run_jobs(jobs, way)
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -68,8 +74,11 @@ def command_line() -> argparse.ArgumentParser:
     run.add_argument("--models", nargs="+", help="these models alone; `list` names them")
     run.add_argument("--data", nargs="+", help="these data alone; `list` names them")
     run.add_argument("--seeds", nargs="+", type=_at_least(0), help="default: those that `list` names")
+    where = run.add_mutually_exclusive_group()
     words = "jobs at a time; they share the cores (default: 1)"
-    run.add_argument("--processes", type=_at_least(1), default=1, help=words)
+    where.add_argument("--processes", type=_at_least(1), default=1, help=words)
+    words = "of a Dask scheduler: its workers do the jobs, one at a time each"
+    where.add_argument("--scheduler", metavar="ADDRESS", help=words)
     run.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     return parser
 

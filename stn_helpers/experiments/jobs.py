@@ -1,19 +1,14 @@
-"""Jobs: one training, one process, one record. What is done is skipped, what was killed goes on from its checkpoint."""
+"""Jobs: one training, one record. What is done is skipped, what was killed goes on from its checkpoint."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
-
-import torch
-from tqdm import tqdm
 
 from stn_helpers.results import has_result, results_folder, save_result
 
@@ -22,7 +17,7 @@ try:
 except ImportError:  # Windows; there nothing keeps two runs of one job apart
     fcntl = None
 
-__all__ = ["Experiment", "Job", "checkpoint_path", "run_jobs", "state", "stored_seeds"]
+__all__ = ["Experiment", "Job", "checkpoint_path", "do_job", "state", "stored_seeds"]
 
 
 @dataclass(frozen=True)
@@ -95,52 +90,19 @@ def checkpoint_path(job: Job) -> Path:
     return folder / "checkpoints" / f"{job.name}.safetensors"
 
 
-def run_jobs(jobs: list[Job], processes: int, device: str) -> None:
-    """Do what is not done yet, ``processes`` jobs at a time, and write one record for each.
+def do_job(job: Job, device: str, patience: float = 0.0) -> None:
+    """Measure, write the record, and remove the checkpoint. Nothing is done where the record is there.
 
-    Every job has a process of its own, so that one that fails or is killed takes no other along. The processor's cores
-    are shared evenly among them. Interrupted (Ctrl-C), all stop.
+    Args:
+        job: what to do.
+        device: "cpu", "cuda" or "mps".
+        patience: seconds to wait for another process that is at work on the job.
 
     Raises:
-        RuntimeError: some jobs were not done; the message names them. The records of the others are written.
-        ValueError: ``processes`` is below 1.
+        BlockingIOError: another process is at work on it, and stayed so.
     """
-    if processes < 1:
-        raise ValueError(f"processes: wanted at least 1, got {processes}")
-    jobs = list(dict.fromkeys(jobs))
-    waiting = [job for job in jobs if not has_result(job.name)]
-    print(f"{len(jobs)} jobs, {len(jobs) - len(waiting)} done", flush=True)
-    threads = max(1, torch.get_num_threads() // processes)
-    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locked threads
-    running, failed = {}, []
-    try:
-        with tqdm(total=len(waiting), unit="job", disable=not waiting) as bar:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    job = waiting.pop(0)
-                    process = context.Process(target=_run, args=(job, device, threads), name=job.name)
-                    process.start()
-                    running[process.sentinel] = process
-                for sentinel in wait(list(running)):
-                    process = running.pop(sentinel)
-                    process.join()
-                    if process.exitcode:
-                        failed.append(f"{process.name} ({_ending(process.exitcode)})")
-                    bar.write(f"{'not done' if process.exitcode else 'done'}: {process.name}")
-                    bar.update()
-    finally:
-        for process in running.values():
-            process.terminate()
-    if failed:
-        raise RuntimeError(f"not done: {', '.join(failed)}. The same command goes on from here")
-
-
-def _run(job: Job, device: str, threads: int) -> None:
-    """What the job's process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this process
-    torch.set_num_threads(threads)
-    with _alone(job):
-        if has_result(job.name):  # another run was faster
+    with _alone(job, patience):
+        if has_result(job.name):  # another process was faster
             return
         figures = job.measure(job, device)
         save_result(job.name, figures, seeds=[job.seed], command=_command(job), device=device)
@@ -148,16 +110,20 @@ def _run(job: Job, device: str, threads: int) -> None:
 
 
 @contextmanager
-def _alone(job: Job) -> Iterator[None]:
+def _alone(job: Job, patience: float = 0.0) -> Iterator[None]:
     """Keep other processes off the job; however this one ends, the system then lets them in again."""
     path = checkpoint_path(job).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
     with open(path, "w") as file:
-        if fcntl:
+        while fcntl:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except BlockingIOError:
-                raise SystemExit(f"{job.name}: another process is at work on it") from None
+                if time.monotonic() >= deadline:
+                    raise BlockingIOError(f"{job.name}: another process is at work on it") from None
+                time.sleep(0.2)
         yield
         path.unlink(missing_ok=True)  # the record is there: nobody needs this file any more
 
@@ -170,7 +136,3 @@ def _command(job: Job) -> str:
     """What to type to do this job alone."""
     data = f" --data {job.data}" if job.data else ""
     return f"python -m stn_helpers.experiments run {job.experiment} --models {job.model}{data} --seeds {job.seed}"
-
-
-def _ending(exitcode: int) -> str:
-    return f"ended by {signal.Signals(-exitcode).name}" if exitcode < 0 else "see its message above"
