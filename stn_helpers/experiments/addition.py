@@ -1,0 +1,129 @@
+"""The addition of two distorted digits, one transformer against two in parallel: the paper's table 4.
+
+Jaderberg et al. 2015, appendix A.1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from statistics import mean
+
+import torch
+from torch import Tensor
+
+from stn_helpers.addition import MODELS, PairImages, addition_net, draw_sums
+from stn_helpers.data import Digits, load_digits, split_validation
+from stn_helpers.distortions import distort_fixed
+from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, stored_seeds
+from stn_helpers.experiments.tables import columns, spread
+from stn_helpers.results import load_result, save_weights
+from stn_helpers.training import Recipe, evaluate, fit
+
+__all__ = ["EPOCHS", "PUBLISHED", "RECIPES", "errors", "fixed_sums"]
+
+PUBLISHED = {"fcn": 47.7, "cnn": 14.7, "st_fcn": 18.5, "2xst_fcn": 5.8}
+"""Test error in percent; with transformers, that of the best of the three families."""
+EPOCHS = {"fcn": 30, "cnn": 15, "st_fcn": 30, "2xst_fcn": 30}
+"""The training draws so many pairs for every digit of the training set, each pair for one look."""
+RECIPES = {
+    "fcn": Recipe(batch_size=128, lr=0.002),
+    "cnn": Recipe(batch_size=128, lr=0.002),
+    "st_fcn": Recipe(batch_size=128, lr=0.002),
+    "2xst_fcn": Recipe(batch_size=128, lr=0.002),
+}
+"""One epoch, as fit counts them, of pairs that are all different draws."""
+HELD_BACK = 5000
+"""Digits of the training set that no net trains on, to make choices on."""
+STORED = "2xst_fcn_affine"
+"""The net whose weights of seed 0 are kept: a chapter shows what its two windows do."""
+
+
+def kind_of(model: str) -> str:
+    """A model's name without its family of transforms: a key of `PUBLISHED`."""
+    return model if model in PUBLISHED else model.rpartition("_")[0]
+
+
+def fixed_sums(digits: Digits, seed: int = 0) -> Digits:
+    """A fixed test set: as many pairs as there are digits, each digit once on either side.
+
+    Args:
+        digits: N×1×28×28 in [0, 1], with their labels.
+        seed: the same one gives the same images. Torch's random numbers are left as they were.
+
+    Returns:
+        Images N×2×42×42 and sums N.
+    """
+    pairs, sums = draw_sums(digits, len(digits.labels), seed)
+    return Digits(distort_fixed(pairs, PairImages(digits.images), seed), sums)
+
+
+def measure(job: Job, device: str) -> dict:
+    """Train the net of a job; its error on pairs of digits held back from training, and on those of the test set."""
+    digits, kind = load_digits("mnist"), kind_of(job.model)
+    train, validation = split_validation(digits.train, HELD_BACK)
+    net = addition_net(job.model, job.seed)
+    history = fit(
+        net,
+        draw_sums(train, EPOCHS[kind] * len(train.labels), job.seed),
+        RECIPES[kind],
+        seed=job.seed,
+        augment=PairImages(train.images),
+        checkpoint=checkpoint_path(job),
+        save_every=30.0,
+        device=device,
+    )
+    error, validation_error = (100 * (1 - evaluate(net, fixed_sums(part))) for part in (digits.test, validation))
+    if job.model == STORED and job.seed == 0:
+        save_weights(f"addition/{STORED}_0", net.cpu(), torch.float16)
+    return {
+        "error": round(error, 4),
+        "validation error": round(validation_error, 4),
+        "recipe": asdict(RECIPES[kind]),
+        "pairs per digit": EPOCHS[kind],
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "steps": history.steps,
+        "seconds": history.seconds,
+        "losses": curve(history.losses),
+    }
+
+
+def curve(losses: Tensor) -> list[float]:
+    """Mean losses of at most 200 equal stretches of a training."""
+    return [round(float(part.mean()), 4) for part in losses.split(math.ceil(len(losses) / 200))]
+
+
+def errors(model: str) -> list[float]:
+    """Test error in percent of every seed of which there is a record, in order.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    return [load_result(f"addition/{model}_{seed}")["figures"]["error"] for seed in stored_seeds("addition", model)]
+
+
+def table() -> str:
+    """Test error in percent of every net, mean ± standard deviation over the seeds, beside the published one.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    rows = [("model", "seeds", "ours", "published", "difference")]
+    for model in MODELS:
+        if ours := errors(model):
+            published = PUBLISHED[kind_of(model)]
+            rows.append((model, f"{len(ours)}", spread(ours), f"{published}", f"{mean(ours) - published:+.2f}"))
+    if len(rows) == 1:
+        return "addition: nothing measured yet"
+    title = "addition of two distorted digits; test error in percent (published: that of the best family)"
+    return f"{title}\n{columns(rows)}"
+
+
+EXPERIMENT = Experiment(
+    name="addition",
+    words="the sum of two distorted digits, by one transformer or by two in parallel",
+    cells=tuple((model, "") for model in MODELS),
+    seeds=(0, 1, 2),
+    measure=measure,
+    table=table,
+)
