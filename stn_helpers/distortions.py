@@ -18,9 +18,11 @@ from stn_helpers.transforms import Affine, Projective, ThinPlateSpline, projecti
 
 __all__ = [
     "cluttered",
+    "cut_scraps",
     "distort_fixed",
     "elastic",
     "jitter",
+    "place_among",
     "projective",
     "rotate",
     "rotate_at_random",
@@ -31,6 +33,8 @@ __all__ = [
 FLATTENED = 0.05
 """A quadrilateral one of whose corners spans, with its neighbours, less than this share of the area that it spans in the
 square is drawn anew: beyond lie those that are folded or crossed."""
+SCRAP = 6
+"""Pixels of the side of a scrap."""
 SPLINE = ThinPlateSpline(4)
 
 
@@ -195,25 +199,65 @@ def cluttered(images: Tensor, canvas: int = 60, patches: int = 6) -> Tensor:
     Raises:
         ValueError: ``images`` is no such batch; ``canvas`` is too small; ``patches`` is below 0.
     """
-    scrap = 6
-    _check(images, canvas, scrap)
+    _check(images, canvas, SCRAP)
     if patches < 0:
         raise ValueError(f"patches: wanted 0 or more, got {patches}")
-    batch, channels, height, width = images.shape
-    device = images.device
+    batch = len(images)
+    other = torch.randint(1, max(batch, 2), (batch, patches), device=images.device)
+    other = (torch.arange(batch, device=images.device)[:, None] + other) % batch
+    return place_among(images, cut_scraps(images, other), canvas)[0]
 
-    other = torch.randint(1, max(batch, 2), (batch, patches), device=device)
-    other = (torch.arange(batch, device=device)[:, None] + other) % batch
-    cut = _pixels((batch * patches,), (height, width), (scrap, scrap), device)
-    scraps = images.flatten(2)[other.flatten()].gather(2, cut[:, None].expand(-1, channels, -1))  # (B·patches)×C×36
-    scraps = scraps.view(batch, patches, channels, scrap * scrap).transpose(1, 2).flatten(2)
 
-    image_at = _pixels((batch,), (canvas, canvas), (height, width), device)
-    scraps_at = _pixels((batch, patches), (canvas, canvas), (scrap, scrap), device).flatten(1)
-    everything, at = torch.cat([images.flatten(2), scraps], dim=2), torch.cat([image_at, scraps_at], dim=1)
+def cut_scraps(images: Tensor, chosen: Tensor) -> Tensor:
+    """Squares of 6×6 pixels, each from anywhere in an image; places are whole pixels and drawn evenly.
+
+    Args:
+        images: N×C×H×W, floating, sides of at least 6 pixels.
+        chosen: B×P int64, of which image each scrap is to be.
+
+    Returns:
+        B×P×C×6×6. Draws from torch's random numbers, on the device of the images.
+
+    Raises:
+        ValueError: ``images`` is no such batch.
+    """
+    _check(images, smallest=SCRAP)
+    cut = _pixels((chosen.numel(),), tuple(images.shape[-2:]), (SCRAP, SCRAP), images.device)
+    scraps = images.flatten(2)[chosen.flatten()].gather(2, cut[:, None].expand(-1, images.shape[1], -1))
+    return scraps.view(*chosen.shape, images.shape[1], SCRAP, SCRAP)
+
+
+def place_among(images: Tensor, scraps: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
+    """Put every image anywhere on a larger black canvas, and its scraps around it.
+
+    All places are whole pixels and drawn evenly; image and scraps lie wholly on the canvas, and where they overlap they
+    are added, up to 1.
+
+    Args:
+        images: B×C×H×W, floating, in [0, 1].
+        scraps: B×P×C×h×w, of the dtype of the images, in [0, 1]; P may be 0.
+        canvas: pixels of the canvas's side, at least those of the image and of the scraps.
+
+    Returns:
+        B×C×canvas×canvas in [0, 1], and where each image's upper left corner came to lie: B×2 int64, (x, y) in whole
+        pixels from the canvas's. Draws from torch's random numbers, on the device of the images.
+
+    Raises:
+        ValueError: ``images`` is no such batch; ``canvas`` is too small.
+    """
+    _check(images, canvas)
+    (batch, channels), patches = images.shape[:2], scraps.shape[1]
+    if max(scraps.shape[-2:]) > canvas:
+        raise ValueError(f"canvas: wanted at least {max(scraps.shape[-2:])} pixels, the scraps' side, got {canvas}")
+    size, device = (canvas, canvas), images.device
+    image_at = _pixels((batch,), size, tuple(images.shape[-2:]), device)
+    scraps_at = _pixels((batch, patches), size, tuple(scraps.shape[-2:]), device).flatten(1)
+    everything = torch.cat([images.flatten(2), scraps.transpose(1, 2).flatten(2)], dim=2)
+    at = torch.cat([image_at, scraps_at], dim=1)
     field = images.new_zeros(batch, channels, canvas * canvas)
     field.scatter_add_(2, at[:, None].expand(-1, channels, -1), everything)
-    return field.clamp_(max=1).view(batch, channels, canvas, canvas)
+    corner = torch.stack([image_at[:, 0] % canvas, image_at[:, 0] // canvas], dim=1)
+    return field.clamp_(max=1).view(batch, channels, *size), corner
 
 
 def distort_fixed(images: Tensor, distortion: Callable[[Tensor], Tensor], seed: int) -> Tensor:

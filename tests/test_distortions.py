@@ -16,9 +16,11 @@ from torchvision.transforms.functional import perspective
 from stn_helpers import distortions
 from stn_helpers.distortions import (
     cluttered,
+    cut_scraps,
     distort_fixed,
     elastic,
     jitter,
+    place_among,
     projective,
     rotate,
     rotate_at_random,
@@ -330,6 +332,31 @@ def test_cluttered_adds_six_scraps_of_other_images_up_to_white():
     assert white.max() == 1 and white.min() == 0
 
 
+def test_scraps_are_cut_from_the_images_asked_for():
+    torch.manual_seed(14)
+    images = torch.rand(3, 2, 10, 9)
+    chosen = torch.tensor([[0, 2], [1, 1], [2, 0], [0, 1]])
+    scraps = cut_scraps(images, chosen)
+    assert scraps.shape == (4, 2, 2, 6, 6)
+    windows = images.unfold(2, 6, 1).unfold(3, 6, 1)  # every place of every image
+    for wanted, scrap in zip(chosen.flatten(), scraps.flatten(0, 1), strict=True):
+        places = windows[wanted].flatten(1, 2)
+        assert (places == scrap[:, None]).all(dim=(0, 2, 3)).any()
+
+
+@given(st.integers(1, 4), st.integers(0, 3), st.integers(5, 9), st.integers(5, 9), st.integers(0, 9))
+def test_the_corner_says_where_the_image_lies(batch, patches, height, width, seed):
+    torch.manual_seed(seed)
+    images, scraps = 0.25 + 0.25 * torch.rand(batch, 1, height, width), torch.full((batch, patches, 1, 2, 3), 0.125)
+    field, corner = place_among(images, scraps, 12)
+    assert corner.shape == (batch, 2) and corner.dtype == torch.int64
+    for image, there, (x, y) in zip(images[:, 0], field[:, 0], corner.tolist(), strict=True):
+        rest = there.clone()
+        rest[y : y + height, x : x + width] -= image
+        assert rest.min() >= 0  # the image is whole, at its place
+        assert rest.sum() == pytest.approx(patches * 6 * 0.125, abs=1e-5)  # and beside it or over it lie the scraps
+
+
 @given(
     st.sampled_from([rotated, rotated_scaled_translated, projective, elastic, cluttered]),
     st.integers(1, 5),
@@ -375,5 +402,7 @@ def test_canvases_and_images_that_are_too_small_are_named():
             distort(torch.rand(1, 1, 28, 20), canvas=27)
     with pytest.raises(ValueError, match="images: wanted sides of at least 6 pixels, got 9×5"):
         cluttered(torch.rand(1, 1, 9, 5))
+    with pytest.raises(ValueError, match="canvas: wanted at least 8 pixels, the scraps' side, got 7"):
+        place_among(torch.rand(1, 1, 5, 5), torch.rand(1, 2, 1, 8, 4), 7)
     with pytest.raises(ValueError, match="patches: wanted 0 or more, got -1"):
         cluttered(torch.rand(1, 1, 9, 9), patches=-1)
