@@ -1,0 +1,154 @@
+"""Distorted MNIST, the paper's table 1: eight nets on five distortions, ours beside the published errors.
+
+Jaderberg et al. 2015, section 4.1; nets and distortions are those of appendix A.4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from statistics import mean
+
+import torch
+from torch import nn
+
+from stn_helpers.data import Digits, load_digits, split_validation
+from stn_helpers.distortions import (
+    cluttered,
+    distort_fixed,
+    elastic,
+    projective,
+    rotated,
+    rotated_scaled_translated,
+)
+from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, stored_seeds
+from stn_helpers.experiments.tables import columns, spread
+from stn_helpers.paper_networks import MODELS, distorted_net
+from stn_helpers.results import load_result, save_weights
+from stn_helpers.training import Recipe, evaluate, fit
+
+__all__ = ["DATA", "HELD_BACK", "PUBLISHED", "RECIPES", "errors", "fixed"]
+
+DATA = {
+    "R": (rotated, 28),
+    "RTS": (rotated_scaled_translated, 42),
+    "P": (projective, 28),
+    "E": (elastic, 28),
+    "TC": (cluttered, 60),
+}
+"""Name → the distortion, and the side of its images in pixels."""
+
+PUBLISHED = {
+    "R": dict(zip(MODELS, (2.1, 1.2, 1.2, 1.3, 1.1, 0.7, 0.8, 0.7), strict=True)),
+    "RTS": dict(zip(MODELS, (5.2, 0.8, 0.8, 0.9, 0.8, 0.5, 0.6, 0.5), strict=True)),
+    "P": dict(zip(MODELS, (3.1, 1.5, 1.5, 1.4, 1.4, 0.8, 0.8, 0.8), strict=True)),
+    "E": dict(zip(MODELS, (3.2, 1.4, 2.7, 2.6, 2.4, 1.2, 1.3, 1.1), strict=True)),
+    "TC": {"fcn": 13.2, "cnn": 3.5, "st_fcn_affine": 2.0, "st_cnn_affine": 1.7},
+}
+"""Test error in percent, by data and model, each the paper's mean of three trainings."""
+
+HELD_BACK = 5000
+"""Training images on which choices are made. No net of the table is trained on them; each sees the other 55,000."""
+FULLY_CONNECTED = Recipe(epochs=40, batch_size=128, lr=0.002, localization_lr=0.5, clip=1.0)
+CONVOLUTIONAL = Recipe(epochs=18, batch_size=128, lr=0.002, localization_lr=0.5, clip=1.0)
+RECIPES = {model: FULLY_CONNECTED if "fcn" in model else CONVOLUTIONAL for model in MODELS}
+"""How each model is trained, on every kind of data; the distortions are fresh in every epoch."""
+
+
+def fixed(digits: Digits, data: str, seed: int = 0) -> Digits:
+    """Digits distorted once and for all: with the test digits and seed 0, the test set of every model and seed.
+
+    Args:
+        digits: N×1×28×28 in [0, 1], on the CPU.
+        data: one of `DATA`.
+        seed: of the distortions.
+
+    Returns:
+        N images of the side that `DATA` says, and the labels.
+    """
+    return digits._replace(images=distort_fixed(digits.images, DATA[data][0], seed))
+
+
+def percent_wrong(net: nn.Module, digits: Digits) -> float:
+    """Error in percent."""
+    return round(100 * (1 - evaluate(net, digits)), 4)
+
+
+def measure(job: Job, device: str) -> dict:
+    """Train the net of a job; its error on digits held back as it goes, and in the end on the fixed test set."""
+    digits, recipe = load_digits("mnist"), RECIPES[job.model]
+    train, held_back = split_validation(digits.train, HELD_BACK)
+    held_back = fixed(held_back, job.data, seed=1)
+    distortion, side = DATA[job.data]
+    net, validation = distorted_net(job.model, side, job.seed), []
+    history = fit(
+        net,
+        train,
+        recipe,
+        seed=job.seed,
+        augment=distortion,
+        checkpoint=checkpoint_path(job),
+        save_every=30.0,
+        device=device,
+        watch=lambda step, model: validation.append([step, percent_wrong(model, held_back)]),
+        watch_every=math.ceil(recipe.steps(len(train.labels)) / 10),
+    )
+    figures = {
+        "error": percent_wrong(net, fixed(digits.test, job.data)),
+        "validation error": percent_wrong(net, held_back),
+        "validation by step": validation,  # after a kill, of the steps since
+        "recipe": asdict(recipe),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "steps": history.steps,
+        "seconds": history.seconds,
+        "losses": [round(float(part.mean()), 4) for part in history.losses.split(math.ceil(history.steps / 200))],
+    }
+    if job.seed == 0 and job.model.startswith("st_"):  # a chapter shows where it looks
+        save_weights(job.name, net.transformer.cpu(), torch.float16)
+    return figures
+
+
+def errors(model: str, data: str) -> list[float]:
+    """Test error in percent for each seed of which there is a record, in order.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    return [figures["error"] for figures in _records(model, data)]
+
+
+def table() -> str:
+    """Test error in percent of every cell, mean ± standard deviation over the seeds, beside the published one.
+
+    Raises:
+        ValueError: a record is damaged.
+    """
+    rows = [("model", "data", "seeds", "parameters", "minutes", "ours", "published", "difference")]
+    reached = 0
+    for model, data in EXPERIMENT.cells:
+        if records := _records(model, data):
+            ours, published = [one["error"] for one in records], PUBLISHED[data][model]
+            minutes = mean(one["seconds"] for one in records) / 60
+            reached += mean(ours) <= published
+            cell = (model, data, f"{len(ours)}", f"{records[0]['parameters']:,}", f"{minutes:.1f}")
+            rows.append((*cell, spread(ours), f"{published}", f"{mean(ours) - published:+.2f}"))
+    if len(rows) == 1:
+        return "distorted: nothing measured yet"
+    count = f"at or under the published error in {reached} of the {len(rows) - 1} cells measured, of {len(EXPERIMENT.cells)}"
+    return f"distorted MNIST; test error in percent\n{columns(rows)}\n{count}"
+
+
+def _records(model: str, data: str) -> list[dict]:
+    """The figures of every seed of a cell."""
+    seeds = stored_seeds("distorted", model, data)
+    return [load_result(f"distorted/{model}_{data}_{seed}")["figures"] for seed in seeds]
+
+
+EXPERIMENT = Experiment(
+    name="distorted",
+    words="distorted MNIST, eight nets on five distortions",
+    cells=tuple((model, data) for data, of in PUBLISHED.items() for model in of),
+    seeds=(0, 1, 2),
+    measure=measure,
+    table=table,
+)
