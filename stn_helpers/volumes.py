@@ -19,6 +19,7 @@ from stn_helpers.transforms import check_batch, pixel_centers
 
 __all__ = [
     "Affine3D",
+    "Rotation3D",
     "extrude",
     "project",
     "rotate_volumes",
@@ -64,9 +65,45 @@ class Affine3D:
         Raises:
             ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
         """
-        rows = self.matrix(theta)[:, :3]
-        points = target_voxels(size, dtype=theta.dtype, device=theta.device).view(-1, 4)
-        return (points @ rows.transpose(1, 2)).view(-1, *size, 3)
+        return _grid(self.matrix(theta)[:, :3], size)
+
+
+class Rotation3D:
+    """Three numbers: the angles of `rotation_3d`, about x, y and z, in radians.
+
+    For what is rigid and stands in the middle. On a volume that is no cube the axes of [-1, 1]³ have different
+    lengths, and a rotation in them shears.
+    """
+
+    num_params = 3
+
+    def identity(self) -> Tensor:
+        """(0, 0, 0), float32."""
+        return torch.zeros(3)
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        """B×3 → B×4×4: the rotation, with no translation.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite.
+        """
+        check_batch("theta", theta, self.num_params)
+        return Affine3D().matrix(F.pad(rotation_3d(theta), (0, 1)).flatten(1))
+
+    def grid(self, theta: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """The sampling grid of θ: a target point p looks at R p.
+
+        Args:
+            theta: B×3, floating.
+            size: (D, H, W) of the output, in voxels; the input may have any size.
+
+        Returns:
+            B×D×H×W×3: where each output voxel looks in the input, (x, y, z) in [-1, 1], ``align_corners=False``.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
+        """
+        return _grid(self.matrix(theta)[:, :3], size)
 
 
 def target_voxels(
@@ -198,9 +235,8 @@ def rotate_volumes(volumes: Tensor, rotation: Tensor) -> Tensor:
     size = tuple(volumes.shape[2:])
     if len(size) != 3 or len(set(size)) != 1:
         raise ValueError(f"volumes: wanted cubes, B×C×S×S×S, got {tuple(volumes.shape)}")
-    # θ maps target to source: to turn what is inside by R, look along the inverse.
-    theta = F.pad(rotation.transpose(1, 2), (0, 1)).flatten(1)
-    return sample_volume(volumes, Affine3D().grid(theta, size))
+    # The grid maps target to source: to turn what is inside by R, look along the inverse.
+    return sample_volume(volumes, _grid(F.pad(rotation.transpose(1, 2), (0, 1)), size))
 
 
 def extrude(images: Tensor, depth: int, size: int = 60) -> Tensor:
@@ -249,6 +285,12 @@ def project(volumes: Tensor) -> Tensor:
     if volumes.dim() != 5:
         raise ValueError(f"volumes: wanted B×C×D×H×W, got shape {tuple(volumes.shape)}")
     return volumes.sum(2)
+
+
+def _grid(rows: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Every target voxel through the 3×4 matrix of its batch entry: B×3×4 → B×D×H×W×3."""
+    points = target_voxels(size, dtype=rows.dtype, device=rows.device).view(-1, 4)
+    return (points @ rows.transpose(1, 2)).view(-1, *size, 3)
 
 
 def _check(volume: Tensor, grid: Tensor) -> None:

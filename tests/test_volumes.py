@@ -13,6 +13,7 @@ from stn_helpers.sampling import sample
 from stn_helpers.transforms import pixel_centers
 from stn_helpers.volumes import (
     Affine3D,
+    Rotation3D,
     extrude,
     project,
     rotate_volumes,
@@ -27,6 +28,7 @@ dtypes = st.sampled_from([torch.float32, torch.float64])
 side = st.integers(1, 5)
 sizes = st.tuples(side, side, side)
 seeds = st.integers(0, 2**31 - 1)
+FAMILIES = [Affine3D(), Rotation3D()]
 SAMPLERS = {"sample_volume": sample_volume, "trilinear_sample": trilinear_sample}
 
 
@@ -55,11 +57,12 @@ def test_affine_grid_is_torchs(size, seed, batch):
     torch.testing.assert_close(Affine3D().grid(theta, size), expected, rtol=0, atol=1e-12)
 
 
-@given(sizes)
-def test_identity_looks_straight_ahead(size):
-    theta = Affine3D().identity()
-    assert theta.shape == (Affine3D.num_params,) and theta.dtype == torch.float32
-    grid = Affine3D().grid(theta[None], size)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: type(f).__name__)
+@given(size=sizes)
+def test_identity_looks_straight_ahead(family, size):
+    theta = family.identity()
+    assert theta.shape == (family.num_params,) and theta.dtype == torch.float32
+    grid = family.grid(theta[None], size)
     torch.testing.assert_close(grid[0], target_voxels(size)[..., :3], rtol=0, atol=0)
 
 
@@ -80,9 +83,10 @@ def test_the_matrix_has_the_last_row_of_an_affine_map(seed):
     assert torch.equal(matrix[:, 3], torch.tensor([0.0, 0, 0, 1], dtype=torch.float64).expand(3, 4))
 
 
-def test_gradcheck_of_the_grid():
-    theta = random_theta(2, 0).requires_grad_()
-    assert torch.autograd.gradcheck(lambda t: Affine3D().grid(t, (2, 3, 4)), theta)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: type(f).__name__)
+def test_gradcheck_of_the_grid(family):
+    theta = draw((2, family.num_params), 0).requires_grad_()
+    assert torch.autograd.gradcheck(lambda t: family.grid(t, (2, 3, 4)), theta)
 
 
 # The sampler --------------------------------------------------------------------------------------------------
@@ -148,6 +152,13 @@ def test_one_slice_thick_it_is_the_bilinear_sampler(seed):
 # Rotations ----------------------------------------------------------------------------------------------------
 
 
+@given(seeds, sizes)
+def test_three_angles_are_a_case_of_the_twelve_numbers(seed, size):
+    angles = draw((2, 3), seed)
+    theta = torch.cat([rotation_3d(angles), torch.zeros(2, 3, 1, dtype=torch.float64)], dim=2).flatten(1)
+    torch.testing.assert_close(Rotation3D().grid(angles, size), Affine3D().grid(theta, size))
+
+
 @given(st.lists(st.tuples(*[st.floats(-10, 10)] * 3), min_size=1, max_size=4))
 def test_rotations_are_scipys(angles):
     angles = torch.tensor(angles, dtype=torch.float64)
@@ -206,9 +217,10 @@ def test_a_turned_extrusion_read_along_its_rotation_stands_upright():
     axis = pixel_centers(size)
     images = torch.exp(-((axis[:, None] - 0.2) ** 2 + (axis + 0.1) ** 2) / 0.05)[None, None]
     upright = extrude(images, 9, size)
-    rotation = rotation_3d(torch.tensor([[0.8, -0.6, 0.5]]))
-    theta = F.pad(rotation, (0, 1)).flatten(1)  # θ maps target to source
-    read = sample_volume(rotate_volumes(upright, rotation), Affine3D().grid(theta, (size, size, size)))
+    angles = torch.tensor([[0.8, -0.6, 0.5]])
+    rotation = rotation_3d(angles)
+    grid = Rotation3D().grid(angles, (size, size, size))  # maps target to source
+    read = sample_volume(rotate_volumes(upright, rotation), grid)
     looked_at, unturned = (project(volumes) / 9 for volumes in (read, rotate_volumes(upright, rotation)))
     assert (looked_at - images).abs().mean() < 0.1 * (unturned - images).abs().mean()
 
@@ -237,19 +249,20 @@ def test_bad_input_of_the_samplers_is_named(sampler):
         sampler(volume, grid.double())
 
 
-def test_bad_theta_and_size_are_named():
-    good = Affine3D().identity()[None]
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: type(f).__name__)
+def test_bad_theta_and_size_are_named(family):
+    good = family.identity()[None]
     for bad, words in [
         (good[0], "shape"),
         (good[:, 1:], "shape"),
         (good.long(), "floating"),
-        (good * float("nan"), "NaN"),
+        (good + float("nan"), "NaN"),
     ]:
         with pytest.raises(ValueError, match=f"theta: .*{words}"):
-            Affine3D().grid(bad, (2, 2, 2))
+            family.grid(bad, (2, 2, 2))
     for size in [(2, 2), (2, 0, 2)]:
         with pytest.raises(ValueError, match="size: wanted .*D, H, W.*at least 1"):
-            Affine3D().grid(good, size)
+            family.grid(good, size)
 
 
 def test_bad_rotations_are_named():
