@@ -23,9 +23,9 @@ __all__ = ["CANVAS", "MODELS", "SUMS", "PairImages", "addition_net", "draw_pairs
 CANVAS = 42
 """Pixels of the side of the images."""
 SUMS = 19
-"""Classes: the sums 0 to 18."""
+"""The classes are the sums 0 to 18."""
 MODELS = ("fcn", "cnn", *(f"{kind}_{family}" for kind in ("st_fcn", "2xst_fcn") for family in FAMILIES))
-"""The eight nets: without a transformer, with one, with two in parallel."""
+"""The eight nets, without a transformer, with one, with two in parallel."""
 SEEN = 28
 """Side of what every classifier sees."""
 UNITS = {"fcn": 219, "st_fcn": 205, "2xst_fcn": 103}
