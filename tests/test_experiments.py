@@ -647,9 +647,11 @@ def test_spread_is_mean_and_standard_deviation():
 # The report ---------------------------------------------------------------------------------------------------
 
 
-def test_the_report_of_nothing(folder, capsys):
-    command_line.main(["report"])
-    assert capsys.readouterr().out.count("nothing measured yet") == 3
+@pytest.mark.parametrize("experiment", command_line.EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_the_report_of_nothing(folder, capsys, experiment):
+    command_line.main(["report", experiment.name])
+    out = capsys.readouterr().out
+    assert out.startswith(experiment.name) and "nothing measured yet" in out
 
 
 def save_grid(model: str, seed: int, accuracy: dict[float, float]) -> None:
@@ -684,7 +686,7 @@ def test_the_report_of_the_ablations(folder, capsys):
         figures = {"accuracy": accuracy, "seconds": seconds}
         save_result(f"ablations/ours_{seed}", figures, seeds=[seed], command="python c")
     save_result("ablations/linear_head_curriculum_0", {"accuracy": 0.1, "seconds": 3.0}, seeds=[0], command="python c")
-    command_line.main(["report"])
+    command_line.main(["report", "ablations"])
     out = capsys.readouterr().out
     rows = [line.split() for line in out[out.index("variant") :].splitlines()[1:]]
     assert rows == [["ours", "2", "of", "4", "70.00", "16"], ["linear_head_curriculum", "0", "of", "1", "10.00", "3"]]

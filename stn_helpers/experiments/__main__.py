@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from stn_helpers.experiments import ablations, attention
+from stn_helpers.experiments import ablations, addition, attention, distorted
 from stn_helpers.experiments.cluster import on_cluster
 from stn_helpers.experiments.jobs import Experiment, Job, state
 from stn_helpers.experiments.runs import in_processes, run_jobs
 from stn_helpers.experiments.tables import columns
 from stn_helpers.training import choose_device
 
-EXPERIMENTS = (attention.EXPERIMENT, ablations.EXPERIMENT)
+EXPERIMENTS = (attention.EXPERIMENT, ablations.EXPERIMENT, distorted.EXPERIMENT, addition.EXPERIMENT)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -56,7 +56,7 @@ def command_line() -> argparse.ArgumentParser:
     """What can be asked for, with help."""
     layout = {
         "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "epilog": "experiments:\n" + "\n".join(f"  {one.name:12}{one.words}" for one in EXPERIMENTS),
+        "epilog": "experiments:\n" + "\n".join(f"  {one.name:16}{one.words}" for one in EXPERIMENTS),
     }
     parser = argparse.ArgumentParser(
         prog="python -m stn_helpers.experiments",
