@@ -133,7 +133,7 @@ def _load(source: str | None, root: str | os.PathLike[str] | None) -> tuple[Digi
         train, test = stand_in_digits()
     except Exception as error:  # noqa: BLE001 - whatever a damaged installation of scikit-learn meets first
         raise DataError(f"{reason}; nor can scikit-learn's digits: {_one_line(error)}. {WAY_OUT}") from None
-    _say(f"Standing in for MNIST: the 1,797 digits of scikit-learn ({reason}). {WAY_OUT}")
+    say_once(f"Standing in for MNIST: the 1,797 digits of scikit-learn ({reason}). {WAY_OUT}")
     return DigitData(Digits(*train), Digits(*test), "sklearn"), "scikit-learn"
 
 
@@ -151,7 +151,7 @@ def _wanted_source(source: str | None) -> tuple[str | None, str]:
 _said: set[str] = set()
 
 
-def _say(message: str) -> None:
+def say_once(message: str) -> None:
     """Print a line, once a process: chapters load their digits more than once."""
     if message not in _said:
         _said.add(message)
@@ -164,7 +164,7 @@ def _say(message: str) -> None:
 def _load_mnist(root: str | os.PathLike[str] | None) -> tuple[DigitData, str]:
     """Search, then download. What was wrong in one place is said when the next one serves, and raised when none does."""
     problems = []
-    for folder, name in _places(root):
+    for folder, name in data_folders(root):
         try:
             data = _read_mnist(folder)
             break
@@ -178,12 +178,15 @@ def _load_mnist(root: str | os.PathLike[str] | None) -> tuple[DigitData, str]:
         except DataError as error:
             raise DataError("; ".join([*problems, str(error)])) from None
     for problem in problems:
-        _say(f"{problem}. MNIST is taken from {folder} instead.")
+        say_once(f"{problem}. MNIST is taken from {folder} instead.")
     return data, str(folder)
 
 
-def _places(root: str | os.PathLike[str] | None) -> list[tuple[Path, str]]:
-    """The folders that may hold MNIST/, in order, each with the name a reader knows it by; the last is downloaded to."""
+def data_folders(root: str | os.PathLike[str] | None) -> list[tuple[Path, str]]:
+    """The folders that may hold the data, in order, each with the name a reader knows it by; the last is downloaded to.
+
+    These are ``root`` alone where it is given, else ``$STN_DATA`` and ``data/``, as `load_digits` says.
+    """
     if root is not None:
         return [(_absolute(root), "root")]
     above = Path(__file__).resolve().parent.parent

@@ -1,0 +1,106 @@
+"""The nets that read house numbers: eleven hidden layers, five answers; without a transformer, with one, with four in depth.
+
+Jaderberg et al. 2015, section 4.2 and appendix A.5. The layers, their kernels and their order are the paper's. So that they
+can be trained on a CPU they are narrower: a quarter of the filters (12 to 48 for 48 to 192) and 256 units in place of 3072.
+Batch norm follows each convolution; the paper has dropout instead.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stn_helpers.localization import theta_head
+from stn_helpers.networks import Standardize
+from stn_helpers.spatial_transformer import SpatialTransformer
+from stn_helpers.svhn import BLANK, DIGITS
+from stn_helpers.transforms import Affine
+
+__all__ = ["FILTERS", "MODELS", "UNITS", "number_reader"]
+
+MODELS = ("cnn", "st_cnn_single", "st_cnn_multi")
+"""The three nets: without a transformer, with one on the image, with one before each of the first four convolutions."""
+FILTERS = (12, 16, 32, 40, 48, 48, 48, 48)
+"""Filters of the eight convolutions, 5×5 each; max pooling by 2 follows every other one, from the first on."""
+UNITS = 256
+"""Units of each of the three fully connected layers."""
+LOCALIZATION_FILTERS = 8
+SEEN = 16
+"""The fully connected layers of a localization network see maps averaged to so many rows and columns."""
+
+
+def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
+    """A net that reads a house number of up to five digits.
+
+    A place behind the last digit is a class of its own, `stn_helpers.svhn.BLANK`, so that the five answers also say how long
+    the number is. At 64 pixels the nets have 0.61, 0.68 and 1.14 million parameters; those of the localization networks are
+    meant to learn at a tenth of the rate (``Recipe(localization_lr=0.1)``).
+
+    Args:
+        model: "cnn", "st_cnn_single" or "st_cnn_multi".
+        size: pixels of the images' side, a multiple of 16.
+        seed: of the initial weights.
+
+    Returns:
+        A module from B×3×size×size in [0, 1] to logits B×11×5: for each of the five places, how much speaks for each digit
+        and for none. Its transformers, all `Affine`, are the parts ``transformer1`` to ``transformer4``, as far as it has
+        them, in front of ``convolution1`` to ``convolution4``.
+
+    Raises:
+        ValueError: another ``model``; ``size`` is no multiple of 16.
+    """
+    if model not in MODELS:
+        raise ValueError(f"model: wanted one of {', '.join(MODELS)}, got {model!r}")
+    if size < 16 or size % 16:
+        raise ValueError(f"size: wanted a multiple of 16, as four poolings halve it, got {size}")
+    torch.manual_seed(seed)
+    transformers = {"cnn": 0, "st_cnn_single": 1, "st_cnn_multi": 4}[model]
+    net, channels = nn.Sequential(), 3
+    for layer, filters in enumerate(FILTERS, start=1):
+        if layer <= transformers:
+            localization = cnn_localization() if model == "st_cnn_single" else fcn_localization(channels)
+            net.add_module(f"transformer{layer}", SpatialTransformer(localization, Affine()))
+        if layer == 1:
+            net.add_module("standardize", Standardize(0.5, 0.25))  # behind the first transformer: outside is black
+        net.add_module(f"convolution{layer}", convolution(channels, filters, pooled=layer in (1, 3, 5, 7)))
+        channels = filters
+    net.add_module("flatten", nn.Flatten())
+    inputs = channels * (size // 16) ** 2
+    for layer in range(1, 4):
+        net.add_module(f"connected{layer}", nn.Sequential(nn.Linear(inputs, UNITS), nn.ReLU()))
+        inputs = UNITS
+    # Five heads that share nothing but what they see: five rows of one matrix.
+    net.add_module("heads", nn.Sequential(nn.Linear(UNITS, (BLANK + 1) * DIGITS), nn.Unflatten(1, (BLANK + 1, DIGITS))))
+    return net
+
+
+def convolution(channels: int, filters: int, pooled: bool) -> nn.Sequential:
+    """5×5 convolution that keeps the size, batch norm, ReLU; ``pooled``, the maps' sides are halved."""
+    layers = [nn.Conv2d(channels, filters, 5, padding=2, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
+    return nn.Sequential(*layers, *[nn.MaxPool2d(2)] * pooled)
+
+
+def cnn_localization() -> nn.Sequential:
+    """For the image itself: conv 5×5 – max-pool 2 – conv 5×5 – fc 32 – fc 32 – θ."""
+    return nn.Sequential(
+        Standardize(0.5, 0.25),
+        nn.Conv2d(3, LOCALIZATION_FILTERS, 5, padding=2),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(LOCALIZATION_FILTERS, LOCALIZATION_FILTERS, 5, padding=2),
+        nn.ReLU(),
+        fcn_localization(LOCALIZATION_FILTERS),
+    )
+
+
+def fcn_localization(channels: int) -> nn.Sequential:
+    """For maps of so many channels: fc 32 – fc 32 – θ."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(SEEN),
+        nn.Flatten(),
+        nn.Linear(channels * SEEN * SEEN, 32),
+        nn.ReLU(),
+        nn.Linear(32, 32),
+        nn.ReLU(),
+        theta_head(32, Affine()),
+    )
