@@ -38,8 +38,8 @@ CELL = (28, 20)
 class HouseNumbers(NamedTuple):
     """A training, a validation and a test set of house numbers, and where they come from.
 
-    The images of the sets are what ``picture`` makes images of. Labels are N×5 int64: the digits from the left, then `BLANK`
-    (10) up to the fifth place.
+    The images of the sets are what ``picture`` makes images of. Labels are N×5 int64: the digits from the left, then
+    `stn_helpers.svhn.BLANK` (10) up to the fifth place.
     """
 
     train: Digits
@@ -48,7 +48,7 @@ class HouseNumbers(NamedTuple):
     test: Digits
     """For reporting only."""
     source: str
-    """ "svhn": photographs; "synthetic (mnist)" or "synthetic (sklearn)": pictures made of these digits."""
+    """Either "svhn", which is photographs, or "synthetic (mnist)" or "synthetic (sklearn)", pictures made of these digits."""
     picture: Callable[[Tensor], Tensor]
     """Makes of B images of a set B×3×size×size float32 in [0, 1]; an ``augment`` for `stn_helpers.training.fit`."""
 
@@ -56,7 +56,7 @@ class HouseNumbers(NamedTuple):
 def load_house_numbers(
     size: int = 64, source: str | None = None, root: str | os.PathLike[str] | None = None
 ) -> HouseNumbers:
-    """SVHN, or where it is not at hand, numbers made of the digits that `load_digits` finds; one line says so.
+    """SVHN, or where it is not at hand, numbers made of the digits that `stn_helpers.data.load_digits` finds; one line says so.
 
     SVHN is looked for in the folder ``SVHN``, which holds ``train/``, ``test/`` and perhaps ``extra/``, see
     `stn_helpers.svhn`; it is never downloaded. A part of it that is there but damaged is an error, not a reason to stand in.
@@ -64,7 +64,7 @@ def load_house_numbers(
     Args:
         size: pixels of the images' side, 64 or 128.
         source: "svhn" (nothing else will do), "synthetic" (do not look for SVHN), or None: SVHN if it is there.
-        root: the one folder that may hold ``SVHN``. None: ``$STN_DATA``, then ``data/`` as for `load_digits`.
+        root: the one folder that may hold ``SVHN``. None: ``$STN_DATA``, then ``data/``, as for the digits.
 
     Raises:
         DataError: the data cannot be had; the message names the file and the way out.
@@ -125,7 +125,7 @@ def random_numbers(labels: Tensor, count: int, seed: int) -> Digits:
 
     Returns:
         ``images`` count×5×1×1 int64: which digits of the set stand in the five places, -1 behind the last; ``labels``
-        count×5 int64, what they show, `BLANK` behind the last.
+        count×5 int64, what they show, `stn_helpers.svhn.BLANK` behind the last.
 
     Raises:
         ValueError: ``count`` is below 1, or there are no digits.

@@ -19,7 +19,7 @@ from stn_helpers.transforms import Affine
 __all__ = ["FILTERS", "MODELS", "UNITS", "number_reader"]
 
 MODELS = ("cnn", "st_cnn_single", "st_cnn_multi")
-"""The three nets: without a transformer, with one on the image, with one before each of the first four convolutions."""
+"""Without a transformer, with one on the image, with one before each of the first four convolutions."""
 FILTERS = (12, 16, 32, 40, 48, 48, 48, 48)
 """Filters of the eight convolutions, 5×5 each; max pooling by 2 follows every other one, from the first on."""
 UNITS = 256
@@ -43,7 +43,7 @@ def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
 
     Returns:
         A module from B×3×size×size in [0, 1] to logits B×11×5: for each of the five places, how much speaks for each digit
-        and for none. Its transformers, all `Affine`, are the parts ``transformer1`` to ``transformer4``, as far as it has
+        and for none. Its transformers, all affine, are the parts ``transformer1`` to ``transformer4``, as far as it has
         them, in front of ``convolution1`` to ``convolution4``.
 
     Raises:

@@ -42,7 +42,7 @@ class BoxedNumber(NamedTuple):
     name: str
     """Name of its file."""
     boxes: Tensor
-    """n×4 float32, a box for each digit: left, top, width, height in pixels; the photograph begins at (0, 0)."""
+    """Left, top, width and height of each digit's box in pixels, n×4 float32; the photograph begins at (0, 0)."""
     labels: list[int]
     """The n digits, 0 to 9, in the order of the file, which is that of reading."""
 
@@ -53,7 +53,7 @@ class Photographs(NamedTuple):
     digits: Digits
     """Images N×3×size×size uint8, as these are many; labels N×5 int64, `BLANK` behind the last digit."""
     skipped: int
-    """Photographs left out, as their number has more than five digits (of the published parts: one of train, none of test)."""
+    """Photographs left out, as their number has more than five digits (as published, one of train, none of test)."""
 
 
 def read_photographs(folder: str | Path, size: int = 64, progress: bool = True) -> Photographs:
