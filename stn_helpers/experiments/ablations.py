@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_helpers.data import load_digits, split_validation
-from stn_helpers.experiments.attention import MISSED, field_cell, look, off_target
+from stn_helpers.data import Digits, load_digits, split_validation
+from stn_helpers.experiments.attention import (
+    CONTRASTS,
+    ECCENTRICITIES,
+    MISSED,
+    field_cell,
+    look,
+    off_target,
+    searched_fields,
+)
 from stn_helpers.experiments.jobs import Experiment, Job, stored_seeds
 from stn_helpers.experiments.tables import columns
 from stn_helpers.localization import PeakLocalization, atn_localization, theta_head
@@ -18,14 +28,15 @@ from stn_helpers.networks import FIELD_MEAN, FIELD_STD, SearchingSTN, Standardiz
 from stn_helpers.noisy_field import FARTHEST, FIELD, random_field
 from stn_helpers.results import load_result
 from stn_helpers.spatial_transformer import SpatialTransformer
-from stn_helpers.training import Recipe, fit
+from stn_helpers.training import History, Recipe, fit
 from stn_helpers.transforms import Attention
 
 __all__ = ["STEPS", "VARIANTS", "Variant", "build"]
 
 STEPS = 200
 CONTRAST = 0.7
-RECIPE = Recipe(lr=0.004, localization_lr=0.5, clip=1.0)  # for STEPS steps
+NEAREST = ECCENTRICITIES[0]
+RECIPE = Recipe(lr=0.004, clip=1.0)  # for STEPS steps
 WATCH_EVERY = 20
 LEARNT = 0.5
 """A net that reads a larger share of its digits than this has learnt; one in ten is chance."""
@@ -43,6 +54,8 @@ class Variant:
         lr: learning rate.
         localization_lr: that of the localization network, as a share of ``lr``.
         curriculum: whether the digits start in the middle and move outwards during the first half of the training.
+        faint: train four times as long on contrasts from 0.3 to 0.7, and read at 0.3.
+        sgd: train for a whole epoch as the article's author begins to (`sgd_epoch`), on digits near the middle.
     """
 
     localization: Callable[[float, float], nn.Module]
@@ -52,6 +65,8 @@ class Variant:
     lr: float = RECIPE.lr
     localization_lr: float = RECIPE.localization_lr
     curriculum: bool = False
+    faint: bool = False
+    sgd: bool = False
 
 
 def peaks(**kwargs: float | None) -> Callable[[float, float], nn.Module]:
@@ -69,7 +84,7 @@ def linear_head(mean: float, std: float) -> nn.Module:
 
 
 def atn(mean: float, std: float) -> nn.Module:
-    """The author's localization network on standardised images."""
+    """The localization network of the article's author, behind standardised pixels."""
     return nn.Sequential(Standardize(mean, std), atn_localization())
 
 
@@ -82,13 +97,16 @@ VARIANTS = {
     "no_saliency_one_look": replace(OURS, localization=peaks(saliency=0.0, reach=None), looks=1),
     "scale_1": replace(OURS, localization=peaks(scale=1.0)),
     "raw_inputs": replace(OURS, mean=0.0, std=1.0),
-    "same_lr": replace(OURS, localization_lr=1.0),
+    "faint": replace(OURS, faint=True),
+    "faint_one_look": replace(OURS, looks=1, faint=True),
+    "half_lr": replace(OURS, localization_lr=0.5),
     "lr_times_4": replace(OURS, lr=4 * OURS.lr),
     "lr_over_4": replace(OURS, lr=OURS.lr / 4),
     "curriculum": replace(OURS, curriculum=True),
     "linear_head": Variant(linear_head, looks=None),
     "linear_head_curriculum": Variant(linear_head, looks=None, curriculum=True),
     "atn": Variant(atn, looks=None),
+    "author": Variant(atn, looks=None, mean=0.0, std=1.0, sgd=True),
 }
 """Name → variant; each differs from "ours" in what its name says."""
 
@@ -118,15 +136,49 @@ class Fields:
         return random_field(digits, (CONTRAST, CONTRAST), spread=share * FARTHEST).images
 
 
+def sgd_epoch(
+    net: nn.Module, train: Digits, seed: int, device: str, watch: Callable[[int, nn.Module], None]
+) -> History:
+    """One epoch by the recipe with which the article's author begins: SGD at 0.01, batches of 100, digits near the middle.
+
+    Args:
+        net: from 1×128×128 to logits.
+        train: the digits.
+        seed: of their order, places and textures.
+        device: where to train.
+        watch: called with (steps done, net) before the first step and after every `WATCH_EVERY` steps.
+
+    Returns:
+        The loss and the training time of every step.
+    """
+    optimizer = torch.optim.SGD(net.to(device).parameters(), lr=0.01)
+    torch.manual_seed(seed)
+    watch(0, net)
+    losses, clock, before = [], [], time.perf_counter()
+    for step, chosen in enumerate(torch.randperm(len(train.labels)).split(100), start=1):
+        field = random_field(train.images[chosen].to(device), (CONTRAST, CONTRAST), spread=NEAREST)
+        loss = F.cross_entropy(net.train()(field.images), train.labels[chosen].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        clock.append(time.perf_counter() - before)
+        if step % WATCH_EVERY == 0:
+            watch(step, net)
+    return History(torch.tensor(losses), torch.tensor(clock, dtype=torch.float64))
+
+
 def measure(job: Job, device: str) -> dict:
     """Train one variant with one seed; what it sees and reads on digits held back from training, as it goes."""
     train, validation = split_validation(load_digits("mnist").train, 10_000)
     few = validation._replace(images=validation.images[:2000], labels=validation.labels[:2000])
-    held_back = field_cell(few.images, CONTRAST, FARTHEST, seed=0)
     variant = VARIANTS[job.model]
+    contrast, eccentricity = min(CONTRASTS) if variant.faint else CONTRAST, NEAREST if variant.sgd else FARTHEST
+    held_back = field_cell(few.images, contrast, eccentricity, seed=0)
     net = build(variant, job.seed)
-    recipe = replace(RECIPE, lr=variant.lr, localization_lr=variant.localization_lr)
-    recipe = replace(recipe, epochs=STEPS / recipe.steps_per_epoch(len(train.labels)))
+    length = 4 * STEPS if variant.faint else STEPS
+    epochs = length / RECIPE.steps_per_epoch(len(train.labels))
+    recipe = replace(RECIPE, epochs=epochs, lr=variant.lr, localization_lr=variant.localization_lr)
     steps, window, accuracy = [], [], []
 
     def watch(step: int, model: nn.Module) -> None:
@@ -135,17 +187,20 @@ def measure(job: Job, device: str) -> dict:
         window.append(theta[:2].tolist())
         accuracy.append(float((logits.argmax(1) == few.labels[:500]).double().mean()))
 
-    history = fit(
-        net,
-        train,
-        recipe,
-        seed=job.seed,
-        augment=Fields(variant.curriculum),
-        device=device,
-        watch=watch,
-        watch_every=WATCH_EVERY,
-    )
-    theta, logits = look(net, held_back.images)
+    if variant.sgd:
+        history = sgd_epoch(net, train, job.seed, device, watch)
+    else:
+        history = fit(
+            net,
+            train,
+            recipe,
+            seed=job.seed,
+            augment=searched_fields if variant.faint else Fields(variant.curriculum),
+            device=device,
+            watch=watch,
+            watch_every=WATCH_EVERY,
+        )
+    theta, logits = look(net.eval(), held_back.images)
     right, pixels = logits.argmax(1) == few.labels, off_target(Attention(), theta, held_back)
     return {
         "accuracy": float(right.double().mean()),
