@@ -1,8 +1,9 @@
-"""House numbers of one to five digits: photographs of SVHN where they are at hand, else pictures made of MNIST's digits.
+"""House numbers of one to five digits: photographs of SVHN where they are at hand, else pictures made of digits.
 
-The pictures are drawn when they are needed, whole batches at a time, through the package's own grids and sampler: digits
-of varied size, spacing, slant and place, in colours of their own on a textured wall. They stand in for the photographs so
-that the experiment can be run anywhere. They are not photographs: figures measured on them say nothing about SVHN.
+The pictures are drawn when they are needed, whole batches at a time, through the package's own grids and sampler:
+digits of varied size, spacing, slant and place, in colours of their own on a textured wall. They stand in for the
+photographs so that the experiment can be run anywhere. They are not photographs: figures measured on them say nothing
+about SVHN.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from stn_helpers.sampling import sample
 from stn_helpers.svhn import BLANK, DIGITS, WAY_OUT, read_photographs
 from stn_helpers.transforms import Affine, pixel_centers
 
-__all__ = ["SIZES", "HouseNumbers", "NumberPictures", "draw_numbers", "load_house_numbers", "photographs", "random_numbers"]
+__all__ = [
+    "SIZES",
+    "HouseNumbers",
+    "NumberPictures",
+    "draw_numbers",
+    "load_house_numbers",
+    "photographs",
+    "random_numbers",
+]
 
 SIZES = (64, 128)
 """Pixels of the images' side; those of 128 show twice as wide a field."""
@@ -48,7 +57,7 @@ class HouseNumbers(NamedTuple):
     test: Digits
     """For reporting only."""
     source: str
-    """Either "svhn", which is photographs, or "synthetic (mnist)" or "synthetic (sklearn)", pictures made of these digits."""
+    """Either "svhn", photographs, or "synthetic (mnist)" or "synthetic (sklearn)", pictures made of these digits."""
     picture: Callable[[Tensor], Tensor]
     """Makes of B images of a set B×3×size×size float32 in [0, 1]; an ``augment`` for `stn_helpers.training.fit`."""
 
@@ -56,10 +65,11 @@ class HouseNumbers(NamedTuple):
 def load_house_numbers(
     size: int = 64, source: str | None = None, root: str | os.PathLike[str] | None = None
 ) -> HouseNumbers:
-    """SVHN, or where it is not at hand, numbers made of the digits that `stn_helpers.data.load_digits` finds; one line says so.
+    """SVHN, or where it is not at hand, numbers made of the digits of `stn_helpers.data.load_digits`.
 
     SVHN is looked for in the folder ``SVHN``, which holds ``train/``, ``test/`` and perhaps ``extra/``, see
-    `stn_helpers.svhn`; it is never downloaded. A part of it that is there but damaged is an error, not a reason to stand in.
+    `stn_helpers.svhn`; it is never downloaded. Where the numbers stand in, one line says so. SVHN that is there but
+    damaged is an error.
 
     Args:
         size: pixels of the images' side, 64 or 128.
@@ -160,9 +170,10 @@ class NumberPictures:
 def draw_numbers(digits: Tensor, size: int) -> Tensor:
     """Draw each row of digits as a house number, every one in its own way.
 
-    Drawn by chance for each number: spacing, size, height for its width, a turn of up to 12 degrees, a slant, a place that
-    keeps it inside; two colours, light on dark or dark on light; a texture, and which side is lit. Each digit has a size and a
-    slant of its own besides. A number never takes more than 64×64 pixels: a larger picture shows more wall around it.
+    Drawn by chance for each number: spacing, size, height for its width, a turn of up to 12 degrees, a slant, a place
+    that keeps it inside; two colours, light on dark or dark on light; a texture, and which side is lit. Each digit
+    has a size and a slant of its own besides. A number never takes more than 64×64 pixels: a larger picture shows
+    more wall around it.
 
     Args:
         digits: B×5×h×w, floating, in [0, 1], ink on 0; what stands behind a number's last digit is 0 all over.

@@ -1,8 +1,9 @@
-"""The nets that read house numbers: eleven hidden layers, five answers; without a transformer, with one, with four in depth.
+"""The nets that read house numbers: without a transformer, with one, with four in depth.
 
-Jaderberg et al. 2015, section 4.2 and appendix A.5. The layers, their kernels and their order are the paper's. So that they
-can be trained on a CPU they are narrower: a quarter of the filters (12 to 48 for 48 to 192) and 256 units in place of 3072.
-Batch norm follows each convolution; the paper has dropout instead.
+Jaderberg et al. 2015, section 4.2 and appendix A.5. Each has eleven hidden layers and five answers; the layers,
+their kernels and their order are the paper's. So that they can be trained on a CPU they are narrower: a quarter of the
+filters (12 to 48 for 48 to 192) and 256 units in place of 3072. The localization networks are narrower too, and their
+fully connected layers see maps averaged to 16×16. Batch norm follows each convolution; the paper has dropout instead.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ SEEN = 16
 def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
     """A net that reads a house number of up to five digits.
 
-    A place behind the last digit is a class of its own, `stn_helpers.svhn.BLANK`, so that the five answers also say how long
-    the number is. At 64 pixels the nets have 0.61, 0.68 and 1.14 million parameters; those of the localization networks are
-    meant to learn at a tenth of the rate (``Recipe(localization_lr=0.1)``).
+    A place behind the last digit is a class of its own, `stn_helpers.svhn.BLANK`, so that the five answers also say
+    how long the number is. At 64 pixels the nets have 0.61, 0.68 and 1.14 million parameters; those of the
+    localization networks are meant to learn at a tenth of the rate (``Recipe(localization_lr=0.1)``).
 
     Args:
         model: "cnn", "st_cnn_single" or "st_cnn_multi".
@@ -42,9 +43,9 @@ def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
         seed: of the initial weights.
 
     Returns:
-        A module from B×3×size×size in [0, 1] to logits B×11×5: for each of the five places, how much speaks for each digit
-        and for none. Its transformers, all affine, are the parts ``transformer1`` to ``transformer4``, as far as it has
-        them, in front of ``convolution1`` to ``convolution4``.
+        A module from B×3×size×size in [0, 1] to logits B×11×5: for each of the five places, how much speaks for each
+        digit and for none. Its transformers, all affine, are the parts ``transformer1`` to ``transformer4``, as far
+        as it has them, in front of ``convolution1`` to ``convolution4``.
 
     Raises:
         ValueError: another ``model``; ``size`` is no multiple of 16.

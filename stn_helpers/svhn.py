@@ -1,9 +1,9 @@
 """House numbers in photographs: the Street View House Numbers (SVHN), in their format of full numbers.
 
-Netzer et al. (2011). The data set has three parts, each a folder: ``train/`` (33,402 photographs), ``test/`` (13,068) and
-``extra/`` (202,353, easier ones). In a folder lie the photographs, ``1.png``, ``2.png``, …, and ``digitStruct.mat``, which
-holds for every photograph a box and a label for each of its digits. The file is one of MATLAB 7.3, and so of HDF5: to read
-it the package h5py is needed, ``pip install "stn_helpers[svhn]"``.
+Netzer et al. (2011). The data set has three parts, each a folder: ``train/`` (33,402 photographs), ``test/`` (13,068)
+and ``extra/`` (202,353, easier ones). In a folder lie the photographs, ``1.png``, ``2.png``, …, and
+``digitStruct.mat``, which holds for every photograph a box and a label for each of its digits. The file is one of
+MATLAB 7.3, and so of HDF5: to read it the package h5py is needed, ``pip install "stn_helpers[svhn]"``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Photographs(NamedTuple):
 def read_photographs(folder: str | Path, size: int = 64, progress: bool = True) -> Photographs:
     """Read one part of SVHN, every number cropped out as `crop_box` says and resized to a square.
 
-    A photograph takes a few milliseconds and 3·size² bytes: train/ 0.4 GB at 64 pixels, 1.6 GB at 128.
+    A crop takes 3·size² bytes: train/ 0.4 GB at 64 pixels, 1.6 GB at 128.
 
     Args:
         folder: holds ``digitStruct.mat`` and the photographs that it names.
@@ -67,8 +67,8 @@ def read_photographs(folder: str | Path, size: int = 64, progress: bool = True) 
         progress: whether to show a progress bar, on stderr.
 
     Raises:
-        DataError: h5py is not installed; a file is missing, truncated, damaged or not of this format; a label is no digit; a
-            number lies outside its photograph. The message names the file.
+        DataError: h5py is not installed; a file is missing, truncated, damaged or not of this format; a label is no
+            digit; a number lies outside its photograph. The message names the file.
         ValueError: ``size`` is below 1.
     """
     folder = Path(folder)
@@ -89,10 +89,10 @@ def read_photographs(folder: str | Path, size: int = 64, progress: bool = True) 
 def crop_box(boxes: Tensor, photograph: tuple[int, int], size: int = 64) -> tuple[float, float, float, float]:
     """The part of a photograph that shows its number.
 
-    The smallest box around the boxes of all digits, made 30 % wider and higher about its centre, is the crop of 64 pixels
-    (Goodfellow et al. 2014). The crop of 128 pixels is twice as wide and high, so that a digit is as large in it, and the
-    background all around it: the paper says that these crops are looser, not by how much. What would lie outside the
-    photograph is cut off. The crop is resized to a square whatever its shape.
+    The smallest box around the boxes of all digits, made 30 % wider and higher about its centre, is the crop of 64
+    pixels (Goodfellow et al. 2014). The crop of 128 pixels is twice as wide and high, so that a digit is as large in
+    it, and the background all around it: the paper says that these crops are looser, not by how much. What would lie
+    outside the photograph is cut off. The crop is resized to a square whatever its shape.
 
     Args:
         boxes: n×4, left, top, width, height.
@@ -120,7 +120,7 @@ def read_boxes(path: str | Path) -> list[BoxedNumber]:
     try:
         import h5py
     except ImportError:
-        raise DataError(f'{path} is a file of HDF5; to read it: pip install "stn_helpers[svhn]" (it brings h5py)') from None
+        raise DataError(f'{path} is a file of HDF5, which h5py reads: pip install "stn_helpers[svhn]"') from None
     if not path.is_file():
         raise DataError(f"{path} is missing. {WAY_OUT}")
     try:

@@ -140,9 +140,9 @@ def fit(
     the weights of one that was left alone. The file stays: after the end, a further call only reads it.
 
     Args:
-        model: from images B×C×H×W to logits B×K, or B×K×L where an image has L labels. It is moved to the device, its
-            weights put in channels_last order (a ``view`` in its forward must be a ``reshape``), and it is left there in
-            evaluation mode.
+        model: from images B×C×H×W to logits B×K, or B×K×L where an image has L labels. It is moved to the device,
+            its weights put in channels_last order (a ``view`` in its forward must be a ``reshape``), and it is left
+            there in evaluation mode.
         train: images N×C×H×W, floating, or of any dtype that ``augment`` takes; labels N, or N×L, int64 in [0, K).
         recipe: how to train.
         seed: sets torch's random numbers, and the order of the images.

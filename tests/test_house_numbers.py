@@ -239,8 +239,13 @@ def test_svhn_that_is_asked_for_or_damaged_is_not_replaced(few_digits, tmp_path)
         load_house_numbers(64, root=tmp_path)
 
 
-@pytest.mark.parametrize(("kwargs", "message"), [({"size": 32}, "size: wanted 64 or 128, got 32"),
-                                                 ({"source": "mnist"}, "source: wanted 'svhn' or 'synthetic', got 'mnist'")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"size": 32}, "size: wanted 64 or 128, got 32"),
+        ({"source": "mnist"}, "source: wanted 'svhn' or 'synthetic', got 'mnist'"),
+    ],
+)
 def test_other_sizes_and_sources_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         load_house_numbers(**kwargs)

@@ -29,8 +29,8 @@ def smooth_photograph(seed: int, size: tuple[int, int] = (90, 60)) -> Image.Imag
 
 
 def write_part(folder: Path, boxes: dict[str, list[tuple]]) -> None:
-    """Photographs and a digitStruct.mat as MATLAB writes it: 512 bytes of its own, then HDF5 in which every text, and every
-    number of a column with several, is a data set of its own that is referred to."""
+    """Photographs and a digitStruct.mat as MATLAB writes it: 512 bytes of its own, then HDF5 in which every text, and
+    every number of a column with several, is a data set of its own that is referred to."""
     folder.mkdir(parents=True)
     with h5py.File(folder / "digitStruct.mat", "w", userblock_size=512) as file:
         heap, count = file.create_group("#refs#"), [0]
@@ -87,7 +87,8 @@ def test_a_crop_is_what_torch_reads_in_the_window(folder, size):
         with Image.open(folder / name) as photograph:
             pixels = torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None].double()
         height, width = pixels.shape[2:]
-        left, top, right, bottom = crop_box(torch.tensor([digit[:4] for digit in digits]).float(), (width, height), size)
+        boxes = torch.tensor([digit[:4] for digit in digits]).float()
+        left, top, right, bottom = crop_box(boxes, (width, height), size)
         assert right - left <= size and bottom - top <= size
         x = (left + (right - left) * (torch.arange(size) + 0.5) / size) * 2 / width - 1
         y = (top + (bottom - top) * (torch.arange(size) + 0.5) / size) * 2 / height - 1
@@ -146,7 +147,7 @@ def test_damaged_files_are_named_with_the_way_out(folder):
     whole = path.read_bytes()
     for content in (b"", b"no HDF5 at all" * 100, whole[: len(whole) // 2], whole[:600]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"digitStruct\.mat is truncated, damaged or no digitStruct.*unpack train\.tar\.gz"):
+        with pytest.raises(DataError, match=r"digitStruct\.mat is truncated, damaged or no digitS.*unpack train\.tar"):
             read_photographs(folder)
     path.unlink()
     with pytest.raises(DataError, match=r"digitStruct\.mat is missing.*unpack train\.tar\.gz"):

@@ -33,8 +33,8 @@ PUBLISHED = {
     "st_cnn_single": {"64": 3.7, "128": 3.9},
     "st_cnn_multi": {"64": 3.6, "128": 3.9},
 }
-"""Sequence error on SVHN in percent, by net and pixels of the crops. "maxout" is a net of Goodfellow et al. (2014), "dram" one
-of Ba et al. (2015), whose figures are of an average of several nets and looks."""
+"""Sequence error on SVHN in percent, by net and pixels of the crops. "maxout" is a net of Goodfellow et al. (2014),
+"dram" one of Ba et al. (2015), whose figures are of an average of several nets and looks."""
 RECIPES = {
     "64": Recipe(epochs=2, lr=0.003, localization_lr=0.1, clip=1.0),
     "128": Recipe(epochs=1, lr=0.003, localization_lr=0.1, clip=1.0),
@@ -67,7 +67,7 @@ def sequence_error(seen: Tensor, labels: Tensor) -> float:
 
 
 def errors_by_length(seen: Tensor, labels: Tensor) -> dict[str, float]:
-    """`sequence_error` of the numbers of one digit, of two, … as far as there are any; of `read` and the true labels."""
+    """`sequence_error` of the numbers of one digit, of two, … as far as there are any."""
     length = (labels != BLANK).sum(1)
     return {
         str(digits): sequence_error(seen[length == digits], labels[length == digits])
