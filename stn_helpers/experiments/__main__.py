@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from stn_helpers.experiments import ablations, addition, attention, distorted, sequences
+from stn_helpers.experiments import ablations, addition, attention, distorted, parts, sequences
 from stn_helpers.experiments.cluster import on_cluster
 from stn_helpers.experiments.jobs import Experiment, Job, state
 from stn_helpers.experiments.runs import in_processes, run_jobs
 from stn_helpers.experiments.tables import columns
 from stn_helpers.training import choose_device
 
-EXPERIMENTS = (attention.EXPERIMENT, ablations.EXPERIMENT, distorted.EXPERIMENT, addition.EXPERIMENT, sequences.EXPERIMENT)
+EXPERIMENTS = tuple(
+    module.EXPERIMENT for module in (attention, ablations, distorted, addition, sequences, parts)
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
