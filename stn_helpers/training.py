@@ -115,6 +115,10 @@ class History:
         """Seconds of training in all."""
         return float(self.clock[-1])
 
+    def curve(self, points: int = 200) -> list[float]:
+        """The losses in short, for a record: at most ``points`` means of as many steps in a row."""
+        return [round(float(part.mean()), 4) for part in self.losses.split(math.ceil(self.steps / points))]
+
 
 def fit(
     model: nn.Module,

@@ -24,7 +24,7 @@ from stn_helpers.data import Digits
 from stn_helpers.files import read_tensors
 from stn_helpers.localization import theta_head
 from stn_helpers.spatial_transformer import SpatialTransformer
-from stn_helpers.training import Recipe, choose_device, evaluate, fit, predict
+from stn_helpers.training import History, Recipe, choose_device, evaluate, fit, predict
 from stn_helpers.transforms import Affine
 
 
@@ -247,6 +247,15 @@ def test_watching_changes_nothing():
     assert seen == [0, 7, 14, 21, 28, 30]
     quiet_fit(unwatched, digits(), RECIPE, augment=noisy)
     assert_same(model, unwatched)
+
+
+@pytest.mark.parametrize("steps, points", [(1, 1), (199, 199), (200, 200), (201, 101), (1000, 200), (1001, 167)])
+def test_a_curve_is_the_means_of_equal_stretches(steps, points):
+    losses = np.random.default_rng(steps).random(steps, dtype=np.float32)
+    curve = History(torch.from_numpy(losses), torch.arange(steps, dtype=torch.float64)).curve()
+    stretch = -(-steps // 200)
+    wanted = [losses[i : i + stretch].mean() for i in range(0, steps, stretch)]
+    assert len(curve) == points and curve == pytest.approx(wanted, abs=6e-5)
 
 
 def test_history_and_mode():

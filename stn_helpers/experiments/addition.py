@@ -5,12 +5,10 @@ Jaderberg et al. 2015, appendix A.1.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from statistics import mean
 
 import torch
-from torch import Tensor
 
 from stn_helpers.addition import MODELS, PairImages, addition_net, draw_sums
 from stn_helpers.data import Digits, load_digits, split_validation
@@ -84,13 +82,8 @@ def measure(job: Job, device: str) -> dict:
         "parameters": sum(p.numel() for p in net.parameters()),
         "steps": history.steps,
         "seconds": history.seconds,
-        "losses": curve(history.losses),
+        "losses": history.curve(),
     }
-
-
-def curve(losses: Tensor) -> list[float]:
-    """Mean losses of at most 200 equal stretches of a training."""
-    return [round(float(part.mean()), 4) for part in losses.split(math.ceil(len(losses) / 200))]
 
 
 def errors(model: str) -> list[float]:

@@ -6,7 +6,6 @@ digits; every record says which. Figures of the latter cannot be compared with t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -113,7 +112,7 @@ def measure(job: Job, device: str) -> dict:
         "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in net.parameters()),
         "seconds": history.seconds,
-        "losses": [round(float(part.mean()), 4) for part in history.losses.split(math.ceil(history.steps / 200))],
+        "losses": history.curve(),
         "watched steps": steps,
         "watched validation error": held_back,
     }
