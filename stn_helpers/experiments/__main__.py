@@ -7,7 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from stn_helpers.experiments import ablations, addition, attention, colocalization, distorted, parts, sequences
+from stn_helpers.experiments import (
+    ablations,
+    addition,
+    attention,
+    colocalization,
+    distorted,
+    parts,
+    sequences,
+)
 from stn_helpers.experiments.cluster import on_cluster
 from stn_helpers.experiments.jobs import Experiment, Job, state
 from stn_helpers.experiments.runs import in_processes, run_jobs
