@@ -59,11 +59,11 @@ CANVAS = 84
 IMAGES = 100
 """Images of each digit."""
 PATCHES = {"T": 0, "TC": 16}
-"""Kinds of images: the digit alone somewhere on black (translated); with so many scraps of other digits (cluttered)."""
+"""Scraps of other digits in each kind of image. T is translated, the digit alone somewhere on black; TC is cluttered too."""
 SEEN = 28
 """Side of what the window shows, in pixels: that of the digits the code was trained on."""
 SMALLEST, LARGEST = 1 / 4, 5 / 12
-"""Between these shares of the image's side lies the side of the paper's window, at first in the middle: a digit's third. So
+"""Between these shares of the image's side lies the side of the paper's window. It starts in the middle, at a digit's third, so
 the size of what is to be found is known to within a quarter. With wider limits the window, too large, keeps its digit
 somewhere inside, as a net that is not sure of the place finds safer."""
 CROPS = 2
@@ -110,8 +110,8 @@ SEARCHES = {
     "attention": Search(Recipe(epochs=240, lr=0.01, clip=1.0), tries=4, alone=0.3, rise=0.3),
     "saliency": Search(Recipe(epochs=100, lr=0.004, clip=1.0)),
 }
-"""How each net is trained: the paper's localization network, and a `stn_helpers.localization.PeakLocalization`, which looks
-at the brightest blob before it has learnt anything."""
+"""How each net is trained. "attention" has the paper's localization network; "saliency" has a
+`stn_helpers.localization.PeakLocalization`, which looks at the brightest blob before it has learnt anything."""
 
 
 class Scenes(NamedTuple):
