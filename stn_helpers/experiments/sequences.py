@@ -49,7 +49,7 @@ def read(net: nn.Module, images: Tensor, picture: Callable[[Tensor], Tensor], se
 
     Args:
         net: from B×3×S×S to logits B×11×5.
-        images: N images of a set of `stn_helpers.house_numbers.HouseNumbers`, on the CPU.
+        images: N images of `load_house_numbers`, on the CPU.
         picture: what makes pictures of them.
         seed: the same one gives the same pictures. Torch's random numbers are left as they were.
 
