@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stn_helpers.data import Digits
 from stn_helpers.distortions import rotated_scaled_translated
 from stn_helpers.networks import Standardize
-from stn_helpers.paper_networks import FAMILIES
+from stn_helpers.paper_networks import FAMILIES, SEEN, fcn_classifier
 from stn_helpers.spatial_transformer import ParallelSpatialTransformer, parallel_head
 from stn_helpers.transforms import Transform
 
@@ -26,8 +26,6 @@ SUMS = 19
 """The classes are the sums 0 to 18."""
 MODELS = ("fcn", "cnn", *(f"{kind}_{family}" for kind in ("st_fcn", "2xst_fcn") for family in FAMILIES))
 """The eight nets, without a transformer, with one, with two in parallel."""
-SEEN = 28
-"""Side of what every classifier sees."""
 UNITS = {"fcn": 219, "st_fcn": 205, "2xst_fcn": 103}
 FILTERS = 120
 """These widths make about 400 thousand parameters of every net."""
@@ -104,18 +102,6 @@ def pair_localization(transform: Transform, count: int) -> nn.Sequential:
     )
 
 
-def sum_fcn(channels: int, units: int) -> nn.Sequential:
-    """Fully connected: two hidden layers on channels×28×28 images, logits of 19 sums."""
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(channels * SEEN * SEEN, units),
-        nn.ReLU(),
-        nn.Linear(units, units),
-        nn.ReLU(),
-        nn.Linear(units, SUMS),
-    )
-
-
 def sum_cnn(channels: int, filters: int) -> nn.Sequential:
     """Convolutional: 64 filters of 9×9, ``filters`` of 7×7, each max-pooled by 2, on channels×28×28; logits of 19 sums."""
     return nn.Sequential(
@@ -164,5 +150,9 @@ def addition_net(model: str, seed: int = 0) -> nn.Sequential:
         net.add_module("channels", nn.Flatten(1, 2))
     net.add_module("shrink", nn.AvgPool2d(2))
     net.add_module("standardize", Standardize())
-    net.add_module("classifier", sum_cnn(channels, FILTERS) if kind == "cnn" else sum_fcn(channels, UNITS[kind]))
+    if kind == "cnn":
+        classifier = sum_cnn(channels, FILTERS)
+    else:
+        classifier = fcn_classifier(UNITS[kind], channels, SUMS)
+    net.add_module("classifier", classifier)
     return net

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stn_helpers.data import data_folders
-from stn_helpers.localization import _convolution
+from stn_helpers.localization import convolution
 from stn_helpers.networks import Standardize
 
 __all__ = ["PRETRAINED", "RESNET_FEATURES", "SMALL_FEATURES", "pretrained_file", "resnet_features", "small_features"]
@@ -35,10 +35,10 @@ def small_features(channels: int = 1) -> nn.Sequential:
     """
     return nn.Sequential(
         Standardize(0.5, 0.2),
-        *_convolution(channels, 16, 5, stride=2),
-        *_convolution(16, 32, 3, stride=2),
-        *_convolution(32, 32, 3),
-        *_convolution(32, SMALL_FEATURES, 3, stride=2),
+        *convolution(channels, 16, 5, stride=2),
+        *convolution(16, 32, 3, stride=2),
+        *convolution(32, 32, 3),
+        *convolution(32, SMALL_FEATURES, 3, stride=2),
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
     )

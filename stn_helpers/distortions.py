@@ -21,6 +21,7 @@ __all__ = [
     "cut_scraps",
     "distort_fixed",
     "elastic",
+    "evenly",
     "jitter",
     "place_among",
     "projective",
@@ -112,7 +113,7 @@ def rotated_scaled_translated(images: Tensor, canvas: int = 42) -> Tensor:
         ValueError: ``images`` is no such batch; ``canvas`` is too small.
     """
     _check(images, canvas)
-    angle, scale = torch.deg2rad(_evenly(images, -45, 45)), _evenly(images, 0.7, 1.2)
+    angle, scale = torch.deg2rad(evenly(images, -45, 45)), evenly(images, 0.7, 1.2)
     cos, sin = scale * angle.cos(), scale * angle.sin()
     forth = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # pixels of the image to pixels of the canvas
 
@@ -155,7 +156,7 @@ def projective(images: Tensor) -> Tensor:
     # The picture follows its corners from source to target; the grid wants the way back. The inverse matrix as it is has
     # the picture in front of its horizon, wherever the middle of the output may lie.
     back = torch.linalg.inv(Projective().matrix(corners_to_theta(pulled)))
-    back[:, :2] /= _evenly(images, 0.75, 1.0)[:, None, None]
+    back[:, :2] /= evenly(images, 0.75, 1.0)[:, None, None]
     return sample(images, projective_grid(back, tuple(images.shape[-2:])))
 
 
@@ -177,7 +178,7 @@ def elastic(images: Tensor) -> Tensor:
     _check(images)
     control = SPLINE.control.to(images).expand(len(images), -1, -1)
     looks = control + 1.5 / _half(images) * torch.randn_like(control)
-    theta = looks / _evenly(images, 0.75, 1.0)[:, None, None]  # a spline times a number is a spline
+    theta = looks / evenly(images, 0.75, 1.0)[:, None, None]  # a spline times a number is a spline
     return sample(images, SPLINE.grid(theta.flatten(1), tuple(images.shape[-2:])))
 
 
@@ -276,9 +277,9 @@ def distort_fixed(images: Tensor, distortion: Callable[[Tensor], Tensor], seed: 
         return torch.cat([distortion(part) for part in images.split(1000)])
 
 
-def _evenly(images: Tensor, lowest: float, highest: float) -> Tensor:
-    """A random number for each image: B."""
-    return lowest + (highest - lowest) * torch.rand(len(images), dtype=images.dtype, device=images.device)
+def evenly(like: Tensor, lowest: float, highest: float, *shape: int) -> Tensor:
+    """Random numbers B×shape, all between the two alike likely; B is the length of ``like``, whose dtype and device they have."""
+    return lowest + (highest - lowest) * torch.rand(len(like), *shape, dtype=like.dtype, device=like.device)
 
 
 def _half(images: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from stn_helpers.data import DataError, Digits, data_folders, load_digits, say_once, split_validation
+from stn_helpers.distortions import evenly
 from stn_helpers.matrices import affine_theta, compose_affine, invert_affine
 from stn_helpers.sampling import sample
 from stn_helpers.svhn import BLANK, DIGITS, WAY_OUT, read_photographs
@@ -191,7 +192,7 @@ def draw_numbers(digits: Tensor, size: int) -> Tensor:
     ink = sample(_tape(digits), Affine().grid(_look_at(length, size), (size, size)))
     wall, paint = _colours(ink)
     picture = torch.lerp(wall + _texture(ink), paint, ink) + _light(ink)
-    grain = _evenly(ink, 0, 0.06, 1, 1, 1) * torch.randn_like(picture)
+    grain = evenly(ink, 0, 0.06, 1, 1, 1) * torch.randn_like(picture)
     return (picture + grain).clamp(0, 1)
 
 
@@ -210,10 +211,10 @@ def _tape(digits: Tensor) -> Tensor:
     """The digits side by side, each in its cell: B×1×28×100."""
     batch, (rows, columns) = len(digits), CELL
     theta = affine_theta(  # how much of its image a cell shows: the less, the larger and the closer the digits
-        scale_x=(_evenly(digits, 0.7, 1.0, 1) * _evenly(digits, 0.95, 1.05, DIGITS)).flatten(),
-        scale_y=(_evenly(digits, 0.75, 0.95, 1) * _evenly(digits, 0.95, 1.1, DIGITS)).flatten(),
-        shear=_evenly(digits, -0.12, 0.12, DIGITS).flatten(),
-        ty=_evenly(digits, -0.05, 0.05, DIGITS).flatten(),
+        scale_x=(evenly(digits, 0.7, 1.0, 1) * evenly(digits, 0.95, 1.05, DIGITS)).flatten(),
+        scale_y=(evenly(digits, 0.75, 0.95, 1) * evenly(digits, 0.95, 1.1, DIGITS)).flatten(),
+        shear=evenly(digits, -0.12, 0.12, DIGITS).flatten(),
+        ty=evenly(digits, -0.05, 0.05, DIGITS).flatten(),
     )
     cells = sample(digits.reshape(-1, 1, *digits.shape[2:]), Affine().grid(theta, CELL))
     return cells.view(batch, DIGITS, rows, columns).transpose(1, 2).reshape(batch, 1, rows, DIGITS * columns)
@@ -222,14 +223,14 @@ def _tape(digits: Tensor) -> Tensor:
 def _look_at(length: Tensor, size: int) -> Tensor:
     """θ of `Affine`, B×6, from the picture to the tape."""
     count = length.float()
-    column = _evenly(count, 0.8, 1.0) * (62 / count).clamp(max=30)  # pixels for a digit; of five, 10 to 12
-    row = _evenly(count, 1.3, 2.1) * column
-    turn, slant = _evenly(count, -math.pi / 15, math.pi / 15), _evenly(count, -0.3, 0.3)
+    column = evenly(count, 0.8, 1.0) * (62 / count).clamp(max=30)  # pixels for a digit; of five, 10 to 12
+    row = evenly(count, 1.3, 2.1) * column
+    turn, slant = evenly(count, -math.pi / 15, math.pi / 15), evenly(count, -0.3, 0.3)
     # From the number's own box to the picture, where it takes 64×64 pixels at most, and is put anywhere inside …
     forth = affine_theta(rotation=turn, scale_x=count * column / size, scale_y=row / size, shear=slant).view(-1, 2, 3)
     forth = forth / (forth.abs().sum(2).amax(1) * size / 64).clamp(min=1)[:, None, None]
     room = 1 - forth.abs().sum(2)
-    forth[:, :, 2] = room * _evenly(count, -1, 1, 2)
+    forth[:, :, 2] = room * evenly(count, -1, 1, 2)
     # … and back, as θ maps target to source; then from the box to the cells of the tape that hold digits.
     cells = affine_theta(scale_x=count / DIGITS, tx=count / DIGITS - 1)
     return compose_affine(invert_affine(forth.flatten(1)), cells)
@@ -237,7 +238,7 @@ def _look_at(length: Tensor, size: int) -> Tensor:
 
 def _colours(ink: Tensor) -> tuple[Tensor, Tensor]:
     """Two colours B×3×1×1, of the wall and of the paint; in brightness they differ by 0.35 to 0.6."""
-    bright, step = _evenly(ink, 0.1, 0.9, 1, 1, 1), _evenly(ink, 0.35, 0.6, 1, 1, 1)
+    bright, step = evenly(ink, 0.1, 0.9, 1, 1, 1), evenly(ink, 0.35, 0.6, 1, 1, 1)
     other = torch.where(bright > 0.5, bright - step, bright + step)
     tint = 0.08 * torch.randn(2, len(ink), 3, 1, 1, dtype=ink.dtype, device=ink.device)
     return bright + tint[0], other + tint[1]
@@ -246,18 +247,13 @@ def _colours(ink: Tensor) -> tuple[Tensor, Tensor]:
 def _texture(ink: Tensor) -> Tensor:
     """Blotches, streaks or tiles, B×1×S×S: coarse noise read at any scale and turn, mirrored at its edges."""
     noise = torch.randn(len(ink), 1, 8, 8, dtype=ink.dtype, device=ink.device)
-    turn, across, down = _evenly(ink, 0, math.pi), _evenly(ink, 0.3, 3), _evenly(ink, 0.3, 3)
+    turn, across, down = evenly(ink, 0, math.pi), evenly(ink, 0.3, 3), evenly(ink, 0.3, 3)
     theta = affine_theta(rotation=turn, scale_x=across, scale_y=down)
     noise = sample(noise, Affine().grid(theta, tuple(ink.shape[-2:])), padding="reflection")
-    return _evenly(ink, 0, 0.12, 1, 1, 1) * noise
+    return evenly(ink, 0, 0.12, 1, 1, 1) * noise
 
 
 def _light(ink: Tensor) -> Tensor:
     """Brighter on one side than on the other: B×1×S×S."""
     across = pixel_centers(ink.shape[-1], dtype=ink.dtype, device=ink.device)
-    return _evenly(ink, -0.1, 0.1, 1, 1, 1) * across + _evenly(ink, -0.1, 0.1, 1, 1, 1) * across[:, None]
-
-
-def _evenly(like: Tensor, lowest: float, highest: float, *shape: int) -> Tensor:
-    """Random numbers B×shape, where B is the length of ``like``."""
-    return lowest + (highest - lowest) * torch.rand(len(like), *shape, dtype=like.dtype, device=like.device)
+    return evenly(ink, -0.1, 0.1, 1, 1, 1) * across + evenly(ink, -0.1, 0.1, 1, 1, 1) * across[:, None]

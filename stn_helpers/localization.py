@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stn_helpers.transforms import Affine, Attention, Transform, pixel_centers
 
-__all__ = ["PeakLocalization", "SoftArgmax", "atn_localization", "theta_head", "tutorial_localization"]
+__all__ = ["PeakLocalization", "SoftArgmax", "atn_localization", "convolution", "theta_head", "tutorial_localization"]
 
 
 def theta_head(in_features: int, transform: Transform) -> nn.Linear:
@@ -130,10 +130,10 @@ class PeakLocalization(nn.Module):
         if not isinstance(transform, Attention | Affine):
             raise ValueError(f"transform: wanted an Attention or an Affine, got {type(transform).__name__}")
         self.features = nn.Sequential(
-            *_convolution(1, channels, 5, stride=2),
-            *_convolution(channels, channels, 3, stride=2),
-            *_convolution(channels, channels, 3),
-            *_convolution(channels, channels, 3, dilation=2),
+            *convolution(1, channels, 5, stride=2),
+            *convolution(channels, channels, 3, stride=2),
+            *convolution(channels, channels, 3),
+            *convolution(channels, channels, 3, dilation=2),
         )
         self.heat = nn.Conv2d(channels, 1, kernel_size=5, padding=2)
         self.saliency = nn.Parameter(torch.tensor(float(saliency)))
@@ -200,11 +200,18 @@ def _widen(mask: Tensor, reach: int) -> Tensor:
     return F.max_pool2d(mask.float(), 2 * reach + 1, stride=1, padding=reach) > 0
 
 
-def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
-    """Convolution, batch norm, ReLU; the output has 1/stride of the input's sides."""
-    padding = dilation * (size // 2)
-    convolution = nn.Conv2d(channels_in, channels_out, size, stride, padding, dilation, bias=False)
-    return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
+def convolution(channels_in: int, channels_out: int, size: int, stride: int = 1, dilation: int = 1) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU: three layers, for ``nn.Sequential``.
+
+    Args:
+        channels_in: of the input.
+        channels_out: of the output.
+        size: side of the kernels, odd.
+        stride: the output has 1/stride of the input's sides.
+        dilation: pixels from one entry of a kernel to the next.
+    """
+    layer = nn.Conv2d(channels_in, channels_out, size, stride, dilation * (size // 2), dilation, bias=False)
+    return [layer, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
 def atn_localization() -> nn.Sequential:

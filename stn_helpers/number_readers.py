@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from stn_helpers.localization import theta_head
+from stn_helpers.localization import convolution, theta_head
 from stn_helpers.networks import Standardize
 from stn_helpers.spatial_transformer import SpatialTransformer
 from stn_helpers.svhn import BLANK, DIGITS
@@ -63,7 +63,8 @@ def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
             net.add_module(f"transformer{layer}", SpatialTransformer(localization, Affine()))
         if layer == 1:
             net.add_module("standardize", Standardize(0.5, 0.25))  # behind the first transformer: outside is black
-        net.add_module(f"convolution{layer}", convolution(channels, filters, pooled=layer in (1, 3, 5, 7)))
+        pooling = [nn.MaxPool2d(2)] if layer in (1, 3, 5, 7) else []
+        net.add_module(f"convolution{layer}", nn.Sequential(*convolution(channels, filters, 5), *pooling))
         channels = filters
     net.add_module("flatten", nn.Flatten())
     inputs = channels * (size // 16) ** 2
@@ -73,12 +74,6 @@ def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
     # Five heads that share nothing but what they see: five rows of one matrix.
     net.add_module("heads", nn.Sequential(nn.Linear(UNITS, (BLANK + 1) * DIGITS), nn.Unflatten(1, (BLANK + 1, DIGITS))))
     return net
-
-
-def convolution(channels: int, filters: int, pooled: bool) -> nn.Sequential:
-    """5×5 convolution that keeps the size, batch norm, ReLU; ``pooled``, the maps' sides are halved."""
-    layers = [nn.Conv2d(channels, filters, 5, padding=2, bias=False), nn.BatchNorm2d(filters), nn.ReLU()]
-    return nn.Sequential(*layers, *[nn.MaxPool2d(2)] * pooled)
 
 
 def cnn_localization() -> nn.Sequential:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from stn_helpers.addition import draw_pairs
 from stn_helpers.backbones import SMALL_FEATURES, small_features
 from stn_helpers.data import Digits
-from stn_helpers.localization import SHARPNESS, SoftArgmax, _convolution
+from stn_helpers.localization import SHARPNESS, SoftArgmax, convolution
 from stn_helpers.networks import Standardize
 from stn_helpers.noisy_field import motion_clouds
 from stn_helpers.spatial_transformer import ParallelSpatialTransformer
-from stn_helpers.transforms import Attention, check_batch, matrix_grid, pixel_centers
+from stn_helpers.transforms import Window, pixel_centers
 
 __all__ = [
     "KINDS",
@@ -34,7 +34,6 @@ __all__ = [
     "Creatures",
     "PartsLocalization",
     "PartsNet",
-    "Window",
     "creatures",
     "draw_creatures",
     "part_digits",
@@ -177,54 +176,6 @@ def creatures(parts: Tensor, corner: Tensor, texture: Tensor) -> Creatures:
 # The nets ---------------------------------------------------------------------------------------------------------
 
 
-class Window:
-    """Two numbers: a window of fixed scale, moved about. θ = (t_x, t_y) stands for [[s, 0, t_x], [0, s, t_y]].
-
-    Jaderberg et al. 2015, equation 2, with s held fast as in section 4.3.
-
-    Args:
-        scale: s, the window's half side in units of the half image; above 0.
-
-    Raises:
-        ValueError: ``scale`` is not above 0.
-    """
-
-    num_params = 2
-
-    def __init__(self, scale: float) -> None:
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale: wanted a number above 0, got {scale}")
-        self.scale = scale
-
-    def identity(self) -> Tensor:
-        """(0, 0), float32: the window in the middle. No θ leaves the image as it is, unless the scale is 1."""
-        return torch.zeros(2)
-
-    def matrix(self, theta: Tensor) -> Tensor:
-        """B×2 → B×3×3.
-
-        Raises:
-            ValueError: θ has another shape, is not floating or not finite.
-        """
-        check_batch("theta", theta, self.num_params)
-        return Attention().matrix(torch.cat([torch.full_like(theta[:, :1], self.scale), theta], dim=1))
-
-    def grid(self, theta: Tensor, size: tuple[int, int]) -> Tensor:
-        """The sampling grid of θ.
-
-        Args:
-            theta: B×2, floating.
-            size: (H, W) of the output, in pixels.
-
-        Returns:
-            B×H×W×2: where each output pixel looks in the input, (x, y) in [-1, 1], ``align_corners=False``.
-
-        Raises:
-            ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
-        """
-        return matrix_grid(self.matrix(theta), size)
-
-
 def tiling(count: int) -> Tensor:
     """Middles of windows of half the image's side that lie beside each other: count×2, (x, y) in [-1, 1].
 
@@ -259,9 +210,9 @@ class PartsLocalization(nn.Module):
         self.trunk = nn.Sequential(
             Standardize(0.5, 0.2),
             nn.AvgPool2d(2),
-            *_convolution(channels, features, 5, stride=2),
-            *_convolution(features, features, 3, stride=2),
-            *_convolution(features, features, 3),
+            *convolution(channels, features, 5, stride=2),
+            *convolution(features, features, 3, stride=2),
+            *convolution(features, features, 3),
         )
         self.heat = nn.Conv2d(features, count, kernel_size=3, padding=1)
         nn.init.zeros_(self.heat.weight)

@@ -24,6 +24,7 @@ __all__ = [
     "Similarity",
     "ThinPlateSpline",
     "Transform",
+    "Window",
     "matrix_grid",
     "pixel_centers",
     "projective_grid",
@@ -220,6 +221,39 @@ class Attention(_MatrixFamily):
         zero, one = torch.zeros_like(scale), torch.ones_like(scale)
         rows = [scale, zero, tx, zero, scale, ty, zero, zero, one]
         return torch.stack(rows, dim=1).view(-1, 3, 3)
+
+
+class Window(_MatrixFamily):
+    """Two numbers: a window of fixed scale, moved about. θ = (t_x, t_y) stands for [[s, 0, t_x], [0, s, t_y]].
+
+    `Attention` with s held fast (Jaderberg et al. 2015, equation 2 and section 4.3).
+
+    Args:
+        scale: s, the window's half side in units of the half image; above 0.
+
+    Raises:
+        ValueError: ``scale`` is not above 0.
+    """
+
+    num_params = 2
+
+    def __init__(self, scale: float) -> None:
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale: wanted a number above 0, got {scale}")
+        self.scale = scale
+
+    def identity(self) -> Tensor:
+        """(0, 0), float32: the window in the middle. No θ leaves the image as it is, unless the scale is 1."""
+        return torch.zeros(2)
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        """B×2 → B×3×3.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite.
+        """
+        check_batch("theta", theta, self.num_params)
+        return Attention().matrix(torch.cat([torch.full_like(theta[:, :1], self.scale), theta], dim=1))
 
 
 class Similarity(_MatrixFamily):

@@ -30,7 +30,31 @@ __all__ = [
 ]
 
 
-class Affine3D:
+class _MatrixFamily3D:
+    """A family whose θ fills in a 4×4 matrix with last row (0, 0, 0, 1)."""
+
+    num_params: int
+
+    def matrix(self, theta: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def grid(self, theta: Tensor, size: tuple[int, int, int]) -> Tensor:
+        """The sampling grid of θ: (x_s, y_s, z_s, 1) = M (x_t, y_t, z_t, 1).
+
+        Args:
+            theta: B×num_params, floating.
+            size: (D, H, W) of the output, in voxels; the input may have any size.
+
+        Returns:
+            B×D×H×W×3: where each output voxel looks in the input, (x, y, z) in [-1, 1], ``align_corners=False``.
+
+        Raises:
+            ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
+        """
+        return _grid(self.matrix(theta)[:, :3], size)
+
+
+class Affine3D(_MatrixFamily3D):
     """Twelve numbers: rotation, scale, shear and translation in space (Jaderberg et al. 2015, appendix A.3).
 
     θ holds the 3×4 matrix that takes (x, y, z, 1) of the target to (x, y, z) of the source, row by row.
@@ -52,23 +76,8 @@ class Affine3D:
         last_row = theta.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(theta), 1, 4)
         return torch.cat([theta.view(-1, 3, 4), last_row], dim=1)
 
-    def grid(self, theta: Tensor, size: tuple[int, int, int]) -> Tensor:
-        """The sampling grid of θ: (x_s, y_s, z_s) = A (x_t, y_t, z_t, 1).
 
-        Args:
-            theta: B×12, floating.
-            size: (D, H, W) of the output, in voxels; the input may have any size.
-
-        Returns:
-            B×D×H×W×3: where each output voxel looks in the input, (x, y, z) in [-1, 1], ``align_corners=False``.
-
-        Raises:
-            ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
-        """
-        return _grid(self.matrix(theta)[:, :3], size)
-
-
-class Rotation3D:
+class Rotation3D(_MatrixFamily3D):
     """Three numbers: the angles of `rotation_3d`, about x, y and z, in radians.
 
     For what is rigid and stands in the middle. On a volume that is no cube the axes of [-1, 1]³ have different
@@ -89,21 +98,6 @@ class Rotation3D:
         """
         check_batch("theta", theta, self.num_params)
         return Affine3D().matrix(F.pad(rotation_3d(theta), (0, 1)).flatten(1))
-
-    def grid(self, theta: Tensor, size: tuple[int, int, int]) -> Tensor:
-        """The sampling grid of θ: a target point p looks at R p.
-
-        Args:
-            theta: B×3, floating.
-            size: (D, H, W) of the output, in voxels; the input may have any size.
-
-        Returns:
-            B×D×H×W×3: where each output voxel looks in the input, (x, y, z) in [-1, 1], ``align_corners=False``.
-
-        Raises:
-            ValueError: θ has another shape, is not floating or not finite; a side of ``size`` is below 1.
-        """
-        return _grid(self.matrix(theta)[:, :3], size)
 
 
 def target_voxels(

@@ -165,8 +165,8 @@ def test_rts_places_the_whole_digit_evenly(monkeypatch):
     digit = blobs(1, 28)
     digit = torch.roll(digit * (digit > 0.02), (1, -2), dims=(2, 3)).expand(1000, -1, -1, -1)
     scales = []
-    evenly = distortions._evenly
-    monkeypatch.setattr(distortions, "_evenly", lambda *given: scales.append(evenly(*given)) or scales[-1])
+    evenly = distortions.evenly
+    monkeypatch.setattr(distortions, "evenly", lambda *given: scales.append(evenly(*given)) or scales[-1])
     placed = rotated_scaled_translated(digit)[:, 0]
     ink = placed.sum((1, 2)) / digit.sum((1, 2, 3))
     torch.testing.assert_close(ink, scales[1] ** 2, rtol=0.02, atol=0)
@@ -197,9 +197,9 @@ def test_rts_takes_images_that_are_not_square():
 def test_projective_is_torchvisions_perspective_of_the_scaled_image(monkeypatch):
     torch.manual_seed(5)
     given = {}
-    to_theta, evenly = distortions.corners_to_theta, distortions._evenly
+    to_theta, evenly = distortions.corners_to_theta, distortions.evenly
     monkeypatch.setattr(distortions, "corners_to_theta", lambda c: to_theta(given.setdefault("corners", c)))
-    monkeypatch.setattr(distortions, "_evenly", lambda *a: given.setdefault("scale", evenly(*a)))
+    monkeypatch.setattr(distortions, "evenly", lambda *a: given.setdefault("scale", evenly(*a)))
     images = blobs(30, 28)
     _, _, inside = where_it_read(projective(with_coordinates(images)))
     torch.manual_seed(5)
@@ -276,7 +276,7 @@ def test_elastic_draws_scales_evenly(monkeypatch):
 
 def test_elastic_moves_control_points_by_a_pixel_and_a_half(monkeypatch):
     torch.manual_seed(10)
-    monkeypatch.setattr(distortions, "_evenly", lambda images, *limits: torch.ones(len(images)))
+    monkeypatch.setattr(distortions, "evenly", lambda like, *limits: torch.ones(len(like)))
     drawn = []
     grid = distortions.SPLINE.grid
     monkeypatch.setattr(distortions.SPLINE, "grid", lambda theta, size: drawn.append(theta) or grid(theta, size))

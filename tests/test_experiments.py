@@ -161,6 +161,8 @@ def test_a_run_that_is_stopped_takes_its_processes_along_and_leaves_no_record(fo
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     terminal, its_end = pty.openpty()
     termios.tcsetwinsize(its_end, (24, 200))
+    # What a shell puts in the background ignores Ctrl-C, and hands that down: the program begins as in a terminal.
+    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{program}"
     runner = subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=its_end, start_new_session=True)
     os.close(its_end)
     begun, bar, deadline = [folder / f"{seed}.begun" for seed in (0, 1)], "", time.monotonic() + 300

@@ -18,7 +18,6 @@ from stn_helpers.parts import (
     SIDE,
     CreatureImages,
     PartsLocalization,
-    Window,
     creatures,
     draw_creatures,
     part_digits,
@@ -27,6 +26,7 @@ from stn_helpers.parts import (
     tiling,
 )
 from stn_helpers.training import Recipe, fit
+from stn_helpers.transforms import Window
 
 
 def parts(count: int = 40) -> Digits:

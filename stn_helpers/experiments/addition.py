@@ -18,18 +18,13 @@ from stn_helpers.experiments.tables import columns, spread
 from stn_helpers.results import load_result, save_weights
 from stn_helpers.training import Recipe, evaluate, fit
 
-__all__ = ["EPOCHS", "PUBLISHED", "RECIPES", "errors", "fixed_sums"]
+__all__ = ["EPOCHS", "PUBLISHED", "RECIPE", "errors", "fixed_sums"]
 
 PUBLISHED = {"fcn": 47.7, "cnn": 14.7, "st_fcn": 18.5, "2xst_fcn": 5.8}
 """Test error in percent; with transformers, that of the best of the three families."""
 EPOCHS = {"fcn": 30, "cnn": 15, "st_fcn": 30, "2xst_fcn": 30}
 """The training draws so many pairs for every digit of the training set, each pair for one look."""
-RECIPES = {
-    "fcn": Recipe(batch_size=128, lr=0.002),
-    "cnn": Recipe(batch_size=128, lr=0.002),
-    "st_fcn": Recipe(batch_size=128, lr=0.002),
-    "2xst_fcn": Recipe(batch_size=128, lr=0.002),
-}
+RECIPE = Recipe(batch_size=128, lr=0.002)
 """One epoch, as fit counts them, of pairs that are all different draws."""
 HELD_BACK = 5000
 """Digits of the training set that no net trains on, to make choices on."""
@@ -64,7 +59,7 @@ def measure(job: Job, device: str) -> dict:
     history = fit(
         net,
         draw_sums(train, EPOCHS[kind] * len(train.labels), job.seed),
-        RECIPES[kind],
+        RECIPE,
         seed=job.seed,
         augment=PairImages(train.images),
         checkpoint=checkpoint_path(job),
@@ -77,7 +72,7 @@ def measure(job: Job, device: str) -> dict:
     return {
         "error": round(error, 4),
         "validation error": round(validation_error, 4),
-        "recipe": asdict(RECIPES[kind]),
+        "recipe": asdict(RECIPE),
         "pairs per digit": EPOCHS[kind],
         "parameters": sum(p.numel() for p in net.parameters()),
         "steps": history.steps,
