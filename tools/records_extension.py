@@ -1,0 +1,92 @@
+"""Sphinx extension: where the figures come from, read off the records while the book is built.
+
+On markdown pages the directive lists what an experiment has measured, one line for a model (on one kind of data), or,
+with names of single records, one line for each of these::
+
+    ```{records} attention
+    ```
+
+    ```{records} mnist_stn benchmark_families
+    ```
+"""
+
+from collections.abc import Iterable
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from stn_helpers.experiments.__main__ import EXPERIMENTS
+from stn_helpers.experiments.jobs import Experiment, stored_seeds
+from stn_helpers.results import has_result, load_result
+
+NOT_YET = "–"
+
+
+def experiment_rows(experiment: Experiment) -> list[list[str]]:
+    """Words for a table: a line of titles, then one for each cell of the experiment's own table."""
+    rows = [["model", "data", "seeds", "minutes each", "device", "torch", "date"]]
+    for model, data in experiment.cells:
+        cell = f"{model}_{data}" if data else model
+        records = [load_result(f"{experiment.name}/{cell}_{seed}") for seed in stored_seeds(experiment.name, model, data)]
+        rows.append([f"`{model}`", data, *_describe(records)])
+    if not any(data for _, data in experiment.cells):
+        rows = [[row[0], *row[2:]] for row in rows]
+    return rows
+
+
+def record_rows(names: list[str]) -> list[list[str]]:
+    """Words for a table: a line of titles, then one for each record."""
+    rows = [["record", "command", "seeds", "device", "torch", "date"]]
+    for name in names:
+        record = load_result(name)
+        seeds, _, *where = _describe([record])
+        rows.append([f"`{name}`", f"`{record['command']}`", seeds, *where])
+    return rows
+
+
+def _describe(records: list[dict]) -> list[str]:
+    """Seeds, mean minutes, device, version of torch, date of some records; dashes where there is none."""
+    if not records:
+        return [NOT_YET] * 5
+    seconds = [record["figures"]["seconds"] for record in records if "seconds" in record["figures"]]
+    return [
+        ", ".join(str(seed) for record in records for seed in record["seeds"]),
+        f"{sum(seconds) / len(seconds) / 60:.1f}" if seconds else NOT_YET,
+        _all(record["device"] for record in records),
+        _all(record["versions"]["torch"] for record in records),
+        _all(record["date"] for record in records),
+    ]
+
+
+def _all(words: Iterable[str]) -> str:
+    """Each different word once, in order."""
+    return ", ".join(sorted(set(words)))
+
+
+class RecordsDirective(SphinxDirective):
+    """The name of an experiment, or names of records."""
+
+    required_arguments = 1
+    optional_arguments = 20
+
+    def run(self) -> list[nodes.Node]:
+        experiments = {experiment.name: experiment for experiment in EXPERIMENTS}
+        first = self.arguments[0]
+        if first in experiments and len(self.arguments) == 1:
+            rows = experiment_rows(experiments[first])
+        elif unknown := [name for name in self.arguments if not has_result(name)]:
+            raise self.error(f"wanted an experiment ({', '.join(experiments)}) or records, got {', '.join(unknown)}")
+        else:
+            rows = record_rows(self.arguments)
+        titles, *lines = (f"| {' | '.join(row)} |" for row in rows)
+        rule = f"|{'---|' * len(rows[0])}"
+        table = nodes.container()
+        self.state.nested_parse(StringList([titles, rule, *lines], source=self.env.docname), 0, table)
+        return table.children
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_directive("records", RecordsDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
