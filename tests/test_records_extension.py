@@ -31,19 +31,21 @@ def tables(folder: Path) -> list[list[list[str]]]:
 
 def test_records_are_listed_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("STN_RESULTS", str(tmp_path))
-    for seed, seconds in ((0, 60), (3, 120)):
-        save_result(f"distorted/cnn_R_{seed}", {"seconds": seconds}, seeds=[seed], command="python one.py")
+    for cell, seed, seconds in (("cnn_R", 0, 60), ("cnn_R", 3, 120), ("fcn_TC", 0, 30), ("fcn_TC", 3, 30), ("fcn_R", 0, 6)):
+        save_result(f"distorted/{cell}_{seed}", {"seconds": seconds}, seeds=[seed], command="python one.py")
     save_result("speed", {"ratio": 2}, seeds=[0, 1], command="python speed.py --save")
     done = build(tmp_path, "\n".join(f"```{{records}} {name}\n```\n" for name in ("distorted", "speed", "attention")))
     assert done.returncode == 0, done.stderr
-    experiment, records, one_kind_of_data = tables(tmp_path)
-    assert experiment[0] == ["model", "data", "seeds", "minutes each", "device", "torch", "date"]
-    rows = {(model, data): rest for model, data, *rest in experiment[1:]}
-    assert len(rows) == len(experiment) - 1 == 36  # the cells of the paper's table
-    assert rows["cnn", "R"][:2] == ["0, 3", "1.5"] and "threads" in rows["cnn", "R"][2]
-    assert rows["fcn", "TC"] == ["–"] * 5
-    assert records[1][:3] == ["speed", "python speed.py --save", "0, 1"] and records[1][4] == rows["cnn", "R"][3]
-    assert one_kind_of_data[0] == ["model", "seeds", "minutes each", "device", "torch", "date"]
+    distorted, records, attention = tables(tmp_path)
+    assert distorted[0] == ["cells", "minutes each", "seeds", "device", "torch", "date"]
+    rows = {cells: rest for cells, *rest in distorted[1:]}
+    assert len(rows) == 3
+    assert rows["fcn R"][:2] == ["0.1 to 0.1", "0"]
+    assert rows["cnn R, fcn TC"][:2] == ["0.5 to 2.0", "0, 3"] and "threads" in rows["cnn R, fcn TC"][2]
+    (rest,) = rows.keys() - {"fcn R", "cnn R, fcn TC"}
+    assert len(rest.split(", ")) == 36 - 3 and rows[rest] == ["–"] * 5  # 36 cells has the paper's table
+    assert records[1][:3] == ["speed", "python speed.py --save", "0, 1"] and records[1][3:] == rows["fcn R"][2:]
+    assert attention[1:] == [["attention, affine, ceiling", *["–"] * 5]]
 
 
 def test_a_name_that_is_neither_stops_the_build(tmp_path):

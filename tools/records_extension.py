@@ -1,7 +1,7 @@
 """Sphinx extension: where the figures come from, read off the records while the book is built.
 
-On markdown pages the directive lists what an experiment has measured, one line for a model (on one kind of data), or,
-with names of single records, one line for each of these::
+On markdown pages the directive lists what an experiment has measured, or, with names of single records, one line for
+each of these::
 
     ```{records} attention
     ```
@@ -25,14 +25,17 @@ NOT_YET = "–"
 
 
 def experiment_rows(experiment: Experiment) -> list[list[str]]:
-    """Words for a table: a line of titles, then one for each cell of the experiment's own table."""
-    rows = [["model", "data", "seeds", "minutes each", "device", "torch", "date"]]
+    """Words for a table: a line of titles, then one for all cells with the same seeds, measured on the same device and day."""
+    alike: dict[tuple[str, ...], dict[str, list[dict]]] = {}
     for model, data in experiment.cells:
         cell = f"{model}_{data}" if data else model
         records = [load_result(f"{experiment.name}/{cell}_{seed}") for seed in stored_seeds(experiment.name, model, data)]
-        rows.append([f"`{model}`", data, *_describe(records)])
-    if not any(data for _, data in experiment.cells):
-        rows = [[row[0], *row[2:]] for row in rows]
+        alike.setdefault(_origin(records), {})[f"{model} {data}".strip()] = records
+    rows = [["cells", "minutes each", "seeds", "device", "torch", "date"]]
+    for origin, cells in alike.items():
+        minutes = [record["figures"]["seconds"] / 60 for records in cells.values() for record in records]
+        took = f"{min(minutes):.1f} to {max(minutes):.1f}" if minutes else NOT_YET
+        rows.append([", ".join(cells), took, *origin])
     return rows
 
 
@@ -41,23 +44,20 @@ def record_rows(names: list[str]) -> list[list[str]]:
     rows = [["record", "command", "seeds", "device", "torch", "date"]]
     for name in names:
         record = load_result(name)
-        seeds, _, *where = _describe([record])
-        rows.append([f"`{name}`", f"`{record['command']}`", seeds, *where])
+        rows.append([name, f"`{record['command']}`", *_origin([record])])
     return rows
 
 
-def _describe(records: list[dict]) -> list[str]:
-    """Seeds, mean minutes, device, version of torch, date of some records; dashes where there is none."""
+def _origin(records: list[dict]) -> tuple[str, ...]:
+    """Seeds, device, version of torch, date of some records; dashes where there is none."""
     if not records:
-        return [NOT_YET] * 5
-    seconds = [record["figures"]["seconds"] for record in records if "seconds" in record["figures"]]
-    return [
+        return (NOT_YET,) * 4
+    return (
         ", ".join(str(seed) for record in records for seed in record["seeds"]),
-        f"{sum(seconds) / len(seconds) / 60:.1f}" if seconds else NOT_YET,
         _all(record["device"] for record in records),
         _all(record["versions"]["torch"] for record in records),
         _all(record["date"] for record in records),
-    ]
+    )
 
 
 def _all(words: Iterable[str]) -> str:
