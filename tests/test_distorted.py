@@ -78,13 +78,11 @@ def test_a_job(folder, few, model, data):
     figures = distorted.measure(job, "cpu")
     save_result(job.name, figures, seeds=[0], command="python c")
     assert figures["steps"] == len(figures["losses"]) == 2 and figures["seconds"] > 0
-    assert [step for step, _ in figures["validation by step"]] == [0, 1, 2]
-    assert figures["validation by step"][-1][1] == figures["validation error"]
+    assert 0 <= figures["validation error"] <= 100
     assert abs(figures["parameters"] - 400_000) < 4000
     assert errors(model, data) == [figures["error"]] and 0 <= figures["error"] <= 100
 
-    again = distorted.measure(job, "cpu")  # as if killed behind the last step: nothing is trained anew
-    assert again | {"validation by step": 0} == figures | {"validation by step": 0}
+    assert distorted.measure(job, "cpu") == figures  # as if killed behind the last step: nothing is trained anew
 
     weights = folder / "distorted" / f"{model}_{data}_0.safetensors"
     assert weights.exists() == model.startswith("st_")

@@ -38,9 +38,6 @@ RECIPES = {
     "64": Recipe(epochs=2, lr=0.003, localization_lr=0.1, clip=1.0),
     "128": Recipe(epochs=1, lr=0.003, localization_lr=0.1, clip=1.0),
 }
-WATCH_EVERY = 250
-WATCHED = 1000
-"""So many of the numbers held back are read while the net trains."""
 SLICE = 500  # pictures drawn at a time: a test set of photographs at 128 pixels does not fit into every memory at once
 
 
@@ -76,16 +73,9 @@ def errors_by_length(seen: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def measure(job: Job, device: str) -> dict:
-    """Train a net; its error on held-back numbers as it goes, and in the end on the test set."""
+    """Train a net; its error on numbers held back and on the test set."""
     numbers, recipe = load_house_numbers(int(job.data)), RECIPES[job.data]
     net = number_reader(job.model, int(job.data), job.seed)
-    steps, held_back = [], []
-
-    def watch(step: int, model: nn.Module) -> None:
-        seen = read(model, numbers.validation.images[:WATCHED], numbers.picture)
-        steps.append(step)
-        held_back.append(sequence_error(seen, numbers.validation.labels[:WATCHED]))
-
     history = fit(
         net,
         numbers.train,
@@ -95,8 +85,6 @@ def measure(job: Job, device: str) -> dict:
         checkpoint=checkpoint_path(job),
         save_every=30.0,
         device=device,
-        watch=watch,
-        watch_every=WATCH_EVERY,
     )
     validated = read(net, numbers.validation.images, numbers.picture)
     seen = read(net, numbers.test.images, numbers.picture)
@@ -113,8 +101,6 @@ def measure(job: Job, device: str) -> dict:
         "parameters": sum(p.numel() for p in net.parameters()),
         "seconds": history.seconds,
         "losses": history.curve(),
-        "watched steps": steps,
-        "watched validation error": held_back,
     }
 
 
