@@ -9,11 +9,11 @@ a digit is, nor which digit it is; the true boxes are there to count with, after
 from __future__ import annotations
 
 import math
+import time
 import zlib
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ from stn_helpers.distortions import cut_scraps, place_among
 from stn_helpers.localization import PeakLocalization
 from stn_helpers.networks import Standardize, tutorial_classifier
 from stn_helpers.spatial_transformer import Glimpse, ParallelSpatialTransformer, sample_windows
-from stn_helpers.training import Recipe, choose_device, fit
+from stn_helpers.training import History, Recipe, choose_device, fit
 from stn_helpers.transforms import Attention
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "SMALLEST",
     "DigitCode",
     "InsideImage",
+    "KnownSize",
     "Scenes",
     "Search",
     "Tries",
@@ -62,10 +63,11 @@ PATCHES = {"T": 0, "TC": 16}
 """Scraps of other digits in each kind of image. T is translated, the digit alone somewhere on black; TC is cluttered too."""
 SEEN = 28
 """Side of what the window shows, in pixels: that of the digits the code was trained on."""
-SMALLEST, LARGEST = 1 / 4, 5 / 12
-"""Between these shares of the image's side lies the side of the paper's window. It starts in the middle, at a digit's third, so
-the size of what is to be found is known to within a quarter. With wider limits the window, too large, keeps its digit
-somewhere inside, as a net that is not sure of the place finds safer."""
+SMALLEST, LARGEST = 5 / 18, 7 / 18
+"""Between these shares of the image's side lies the side of the window. It starts in the middle, at a digit's third, so the
+size of what is to be found is known to within a sixth. With wider limits the window of a net that is not sure of the place
+grows, which keeps the digit somewhere inside; and one that has found a 1 shrinks to the stroke, which looks the same in all
+images."""
 CROPS = 2
 """Random crops of each image in every step."""
 JUDGING_CROPS = 16
@@ -198,6 +200,16 @@ def code_digits(train: Digits, seed: int, device: str | torch.device | None = No
     return DigitCode(classifier).eval().requires_grad_(False)
 
 
+class KnownSize(nn.Module):
+    """Keeps the size of a window between `SMALLEST` and `LARGEST`; halfway between them it stays nearly as it is."""
+
+    def forward(self, theta: Tensor) -> Tensor:
+        """θ of `stn_helpers.transforms.Attention`, B×3 (s, t_x, t_y), floating → B×3."""
+        room = LARGEST - SMALLEST
+        scale = SMALLEST + room * (4 / room * (theta[:, :1] - (SMALLEST + LARGEST) / 2)).sigmoid()
+        return torch.cat([scale, theta[:, 1:]], dim=1)
+
+
 class InsideImage(nn.Module):
     """Turns any three numbers into θ of a window that lies wholly inside the image.
 
@@ -279,7 +291,10 @@ def colocalization_net(images: Tensor, model: str, seed: int) -> ParallelSpatial
         each = [paper_localization(mean, std) for _ in range(tries)]
     else:
         scale = (SMALLEST + LARGEST) / 2
-        each = [PeakLocalization(Attention(), scale=scale, mean=mean, std=std) for _ in range(tries)]
+        each = [
+            nn.Sequential(PeakLocalization(Attention(), scale=scale, mean=mean, std=std), KnownSize())
+            for _ in range(tries)
+        ]
     return ParallelSpatialTransformer(Tries(each), Attention(), tries, out_size=(SEEN, SEEN))
 
 
@@ -335,7 +350,7 @@ def find_common(
     save_every: float = 10.0,
     device: str | torch.device | None = None,
     progress: bool = True,
-) -> Tensor:
+) -> History:
     """Train a transformer to cut out of all images what they have in common.
 
     Every step takes all the images, and all pairs of them. As with `stn_helpers.training.fit`, the same seed gives the same
@@ -353,7 +368,7 @@ def find_common(
         progress: whether to show a progress bar, on stderr.
 
     Returns:
-        steps×K float32 on the CPU, the loss of each try. While `Search.together` rises, so does the loss.
+        The time of every step, and its losses: steps×K, one for each try. While `Search.together` rises, so do they.
 
     Raises:
         ValueError: there are fewer than 2 images; the checkpoint is damaged or of another training.
@@ -366,13 +381,15 @@ def find_common(
     net.to(device).train()
     code, images = code.to(device), images.to(device)
     optimizer = torch.optim.AdamW(net.parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay)
-    losses = torch.zeros(steps, net.count, device=device)
+    started = time.perf_counter()
+    losses, clock = torch.zeros(steps, net.count, device=device), torch.zeros(steps, dtype=torch.float64)
     torch.manual_seed(seed)
     step, saved = 0, -math.inf
     if checkpoint is not None:
         run = {"search": asdict(search), "seed": seed, "images": zlib.crc32(images.cpu().numpy()), "device": device.type}
-        state = Checkpoint(checkpoint, run, net, optimizer, {"losses": losses}, device)
+        state = Checkpoint(checkpoint, run, net, optimizer, {"losses": losses, "clock": clock}, device)
         step = state.restore()
+        started -= float(clock[step - 1]) if step else 0.0
     with tqdm(total=steps, initial=step, disable=not progress, leave=False, unit="step") as bar:
         while step < steps:
             glimpse, together = net.glimpse(images), search.together(step)
@@ -387,15 +404,16 @@ def find_common(
                 group["lr"] = recipe.rate(step, steps)
             optimizer.step()
             losses[step] = loss.detach()
+            clock[step] = now = time.perf_counter() - started
             step += 1
             bar.update()
-            if checkpoint is not None and (monotonic() - saved >= save_every or step == steps):
+            if checkpoint is not None and (now - saved >= save_every or step == steps):
                 state.save(step)
-                saved = monotonic()
+                saved = now
     if not losses.isfinite().all():
         raise FloatingPointError(f"a loss is not finite; try a smaller lr than {recipe.lr}, look for NaN in the images")
     net.eval()
-    return losses.cpu()
+    return History(losses.cpu(), clock)
 
 
 @torch.no_grad()

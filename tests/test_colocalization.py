@@ -13,6 +13,7 @@ from stn_helpers.colocalization import (
     SMALLEST,
     DigitCode,
     InsideImage,
+    KnownSize,
     Search,
     Tries,
     best_try,
@@ -200,6 +201,26 @@ def test_a_window_never_leaves_the_image(raw):
     torch.testing.assert_close(InsideImage()(torch.zeros(1, 3)), middle)
 
 
+@given(st.floats(-5, 5, width=32))
+def test_a_size_is_kept_within_its_limits_and_the_place_as_it_is(scale):
+    theta = torch.tensor([[scale, 0.7, -0.2], [(SMALLEST + LARGEST) / 2, 0.1, 0.3]])
+    kept = KnownSize()(theta)
+    assert SMALLEST - 1e-6 <= kept[0, 0] <= LARGEST + 1e-6
+    assert torch.equal(kept[:, 1:], theta[:, 1:])
+    torch.testing.assert_close(kept[1], theta[1])  # halfway between the limits nothing happens ...
+    middle = theta[1:].double().requires_grad_()
+    slope = torch.autograd.grad(KnownSize()(middle)[0, 0], middle)[0]
+    torch.testing.assert_close(slope, torch.tensor([[1.0, 0, 0]], dtype=torch.float64))  # ... and around it nearly so
+
+
+def test_no_window_of_the_other_net_has_another_size():
+    images = torch.rand(3, 1, CANVAS, CANVAS)
+    net = colocalization_net(images, "saliency", seed=0).eval()
+    with torch.no_grad():
+        net.localization.each[0][0].head.bias[0] = -9.0  # it wants to shrink
+    assert torch.allclose(net.localization(images)[..., 0], torch.tensor(SMALLEST), atol=1e-4)
+
+
 def test_tries_start_in_the_middle_and_differ_in_their_weights():
     images = torch.rand(2, 1, CANVAS, CANVAS)
     net = colocalization_net(images, "attention", seed=0)
@@ -291,8 +312,9 @@ def test_training_finds_what_the_images_have_in_common():
 
     before = overlap()
     search = Search(Recipe(epochs=60, lr=0.01, clip=1.0), alone=0.3, rise=0.3)
-    losses = find_common(net, Blocks(), images, search, seed=0, device="cpu", progress=False)
-    assert losses.shape == (60, net.count) and not net.training
+    history = find_common(net, Blocks(), images, search, seed=0, device="cpu", progress=False)
+    assert history.losses.shape == (60, net.count) and not net.training
+    assert (history.clock.diff() > 0).all() and history.clock[0] > 0
     best, _ = best_try(net, Blocks(), images, seed=0)
     assert overlap()[best] > before[best] + 0.1
 
@@ -330,10 +352,11 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_was_left_alone(tmp_path)
         train(Dying(), tmp_path / "one")
     counting = Dying()
     counting.calls = 100  # so that it lives
-    net, losses = train(counting, tmp_path / "one")
+    net, history = train(counting, tmp_path / "one")
     assert counting.calls == 100 + 2 * 3  # three steps were done already
     alone, expected = train(Blocks(), None)
-    assert torch.equal(losses, expected) and losses.isfinite().all()
+    assert torch.equal(history.losses, expected.losses) and history.losses.isfinite().all()
+    assert (history.clock.diff() > 0).all()
     assert all(torch.equal(one, other) for one, other in zip(net.parameters(), alone.parameters(), strict=True))
     with pytest.raises(ValueError, match="of another training, with other seed"):
         find_common(net, Blocks(), images, search, seed=4, checkpoint=tmp_path / "one", device="cpu", progress=False)

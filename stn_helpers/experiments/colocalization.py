@@ -5,8 +5,7 @@ Jaderberg et al. 2015, appendix A.2.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import mean
 
 import torch
@@ -35,7 +34,7 @@ __all__ = ["MODELS", "PUBLISHED", "RIGHT", "found", "rates"]
 MODELS = tuple(f"{net}_{digit}" for net in SEARCHES for digit in range(10))
 """A net and the digit that it is to find."""
 PUBLISHED = {"T": (100.0, 100.0), "TC": (75.0, 94.0)}
-"""Percent of the images in which the paper's windows were right, over the ten digits: the lowest and the highest."""
+"""The percentage of images in which the paper's windows were right, lowest and highest of the ten digits."""
 RIGHT = 0.5
 """A window is right whose overlap with the true box, intersection over union, is above this."""
 
@@ -64,7 +63,7 @@ def measure(job: Job, device: str) -> dict:
     scenes = digit_scenes(digits.test, int(digit), job.data, seed=100 * job.seed + int(digit))
     net = colocalization_net(scenes.images, model, job.seed).to(device).eval()
     before = found(net, scenes, 0)
-    losses = find_common(
+    history = find_common(
         net,
         code,
         scenes.images,
@@ -90,7 +89,8 @@ def measure(job: Job, device: str) -> dict:
         "judging crops": JUDGING_CROPS,
         "search": asdict(SEARCHES[model]),
         "parameters": sum(p.numel() for p in net.localization.each[0].parameters()),
-        "losses": [round(float(part.mean()), 4) for part in losses[:, best].split(math.ceil(len(losses) / 100))],
+        "seconds": history.seconds,
+        "losses": replace(history, losses=history.losses[:, best]).curve(100),
         "windows": [[round(number, 3) for number in one] for one in theta[:8].tolist()],
     }
 
