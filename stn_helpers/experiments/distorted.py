@@ -53,6 +53,9 @@ CONVOLUTIONAL = Recipe(epochs=18, batch_size=128, lr=0.002, localization_lr=0.5,
 RECIPES = {model: FULLY_CONNECTED if "fcn" in model else CONVOLUTIONAL for model in MODELS}
 """How each model is trained, on every kind of data; the distortions are fresh in every epoch."""
 
+SHOWN = (("st_fcn_affine", "RTS"), ("st_fcn_affine", "E"), ("st_fcn_tps", "E"), ("st_cnn_tps", "E"))
+"""The transformers that a chapter shows at work; those of seed 0 are kept."""
+
 
 def fixed(digits: Digits, data: str, seed: int = 0) -> Digits:
     """Digits distorted once and for all: with the test digits and seed 0, the test set of every model and seed.
@@ -98,7 +101,7 @@ def measure(job: Job, device: str) -> dict:
         "seconds": history.seconds,
         "losses": history.curve(),
     }
-    if job.seed == 0 and job.model.startswith("st_"):  # a chapter shows where it looks
+    if job.seed == 0 and (job.model, job.data) in SHOWN:
         save_weights(job.name, net.transformer.cpu(), torch.float16)
     return figures
 
