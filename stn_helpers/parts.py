@@ -2,7 +2,8 @@
 
 They stand in for the birds of Jaderberg et al. 2015, section 4.3, whose species shows in details of head and body: several
 transformers in parallel each crop a window of fixed scale, and training decides what each of them watches. A creature has a
-bright digit for a head and a dark one for a tail, anywhere in a textured image; both together are its species.
+bright digit for a head and a dark one for a tail, and looks to the left, more or less; head and tail together are its
+species.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ NEAREST, FARTHEST = 41.0, 48.0
 other that no window sees a pixel of both."""
 ASIDE = 8.0
 """The middle of a creature lies at most so many pixels from the image's, across and down."""
+TURN = math.pi / 3
+"""A creature looks to the left, give or take so much. Where they looked in any direction, every window met heads as often as
+tails, and all of them followed the same part."""
 TEXTURE = 0.3
 """The background lies so far to each side of grey at most."""
 TILT = 1.797
@@ -134,7 +138,7 @@ def random_creatures(parts: Tensor) -> Creatures:
         parts: B×2×16×16 in [0, 1], head and tail.
     """
     batch, device = len(parts), parts.device
-    angle = 2 * math.pi * torch.rand(batch, device=device)
+    angle = math.pi + TURN * (2 * torch.rand(batch, device=device) - 1)
     ahead = torch.stack([angle.cos(), angle.sin()], dim=1)
     ahead = ahead / ahead.abs().amax(1, keepdim=True)  # on the square around the middle, not on the circle
     reach = NEAREST + (FARTHEST - NEAREST) * torch.rand(batch, 1, device=device)

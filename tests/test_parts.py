@@ -87,13 +87,15 @@ def test_parts_lie_in_the_image_and_no_window_sees_both(seed):
         assert gap >= SCALE * SIDE  # between the nearest pixels of the two
 
 
-def test_heads_lie_in_every_direction():
+def test_creatures_look_to_the_left_give_or_take_sixty_degrees():
     torch.manual_seed(0)
     _, places = random_creatures(torch.ones(400, 2, PART, PART))
-    head = places[:, 0]
-    for axis in range(2):
-        assert 0.4 < (head[:, axis] > 0).float().mean() < 0.6
-    assert head.mean(0).abs().max() < 0.1
+    x, y = (places[:, 0] - places[:, 1]).unbind(1)  # from tail to head
+    turn = torch.rad2deg(torch.atan2(y, -x))
+    assert -61 < turn.min() < -56 and 56 < turn.max() < 61  # places are rounded to pixels
+    assert turn.mean().abs() < 5 and 32 < turn.std() < 37  # evenly, 120 / √12
+    middle = SIDE / 2 * places.mean(1)  # in pixels
+    assert middle.abs().max() < 9 and (middle.amin(0) < -6).all() and (middle.amax(0) > 6).all()
 
 
 def test_numbers_are_looked_up():

@@ -43,7 +43,7 @@ TESTED, HELD_BACK = 5000, 2500
 """Test creatures; digits of the training set that no net trains on, to make choices on."""
 BIRD_SIDE = 448
 RECIPES = {
-    "synthetic": Recipe(lr=0.004, localization_lr=0.5, clip=1.0),
+    "synthetic": Recipe(batch_size=32, lr=0.004, localization_lr=0.25, clip=1.0),
     "cub": Recipe(epochs=30, batch_size=16, lr=0.0005, localization_lr=0.01, clip=1.0),
 }
 PROBES = 4
