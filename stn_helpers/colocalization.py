@@ -110,10 +110,12 @@ class Search:
 
 SEARCHES = {
     "attention": Search(Recipe(epochs=240, lr=0.01, clip=1.0), tries=4, alone=0.3, rise=0.3),
+    "blind": Search(Recipe(epochs=60, lr=0.004, clip=1.0), tries=4, alone=0.2, rise=0.3),
     "saliency": Search(Recipe(epochs=100, lr=0.004, clip=1.0)),
 }
-"""How each net is trained. "attention" has the paper's localization network; "saliency" has a
-`stn_helpers.localization.PeakLocalization`, which looks at the brightest blob before it has learnt anything."""
+"""How each net is trained. "attention" has the paper's localization network; the others a
+`stn_helpers.localization.PeakLocalization`, which treats all places alike. "saliency" looks at the brightest blob before it
+has learnt anything, "blind" anywhere: what it finds in the end it has learnt."""
 
 
 class Scenes(NamedTuple):
@@ -274,7 +276,7 @@ def colocalization_net(images: Tensor, model: str, seed: int) -> ParallelSpatial
 
     Args:
         images: N×1×84×84 in [0, 1], those to be searched: they are standardised by their own mean and standard deviation.
-        model: "attention" (`paper_localization`) or "saliency"; `SEARCHES` says how many networks.
+        model: "attention" (`paper_localization`), "blind" or "saliency"; `SEARCHES` says how many networks.
         seed: of the first weights.
 
     Returns:
@@ -290,11 +292,10 @@ def colocalization_net(images: Tensor, model: str, seed: int) -> ParallelSpatial
     if model == "attention":
         each = [paper_localization(mean, std) for _ in range(tries)]
     else:
-        scale = (SMALLEST + LARGEST) / 2
-        each = [
-            nn.Sequential(PeakLocalization(Attention(), scale=scale, mean=mean, std=std), KnownSize())
-            for _ in range(tries)
-        ]
+        options = {"scale": (SMALLEST + LARGEST) / 2, "mean": mean, "std": std}
+        if model == "blind":
+            options["saliency"] = 0.0
+        each = [nn.Sequential(PeakLocalization(Attention(), **options), KnownSize()) for _ in range(tries)]
     return ParallelSpatialTransformer(Tries(each), Attention(), tries, out_size=(SEEN, SEEN))
 
 

@@ -213,7 +213,7 @@ def test_a_size_is_kept_within_its_limits_and_the_place_as_it_is(scale):
     torch.testing.assert_close(slope, torch.tensor([[1.0, 0, 0]], dtype=torch.float64))  # ... and around it nearly so
 
 
-def test_no_window_of_the_other_net_has_another_size():
+def test_no_heat_map_gives_a_window_another_size():
     images = torch.rand(3, 1, CANVAS, CANVAS)
     net = colocalization_net(images, "saliency", seed=0).eval()
     with torch.no_grad():
@@ -252,7 +252,7 @@ def test_random_crops_lie_inside_have_the_size_asked_for_and_go_everywhere():
 
 
 def test_an_unknown_net_is_named():
-    with pytest.raises(ValueError, match="model: wanted one of attention, saliency, got 'peak'"):
+    with pytest.raises(ValueError, match="model: wanted one of attention, blind, saliency, got 'peak'"):
         colocalization_net(torch.rand(2, 1, CANVAS, CANVAS), "peak", seed=0)
 
 
@@ -319,11 +319,14 @@ def test_training_finds_what_the_images_have_in_common():
     assert overlap()[best] > before[best] + 0.1
 
 
-def test_the_other_net_looks_at_the_brightest_blob_before_it_has_learnt_anything():
+def test_one_net_looks_at_the_brightest_blob_before_it_has_learnt_anything_and_one_is_blind():
     images, truth = rings(12)
-    theta = colocalization_net(images, "saliency", seed=0).eval().localization(images)
+    net, blind = (colocalization_net(images, model, seed=0).eval() for model in ("saliency", "blind"))
+    theta = net.localization(images)
     assert theta.shape == (12, 1, 3)
     assert box_overlap(window_boxes(theta[:, 0]), window_boxes(truth)).min() > 0.5
+    peak, none = (one.localization.each[0][0] for one in (net, blind))
+    assert none.saliency == 0 and torch.equal(peak.heat.weight, none.heat.weight)  # that is all they differ in
 
 
 class Killed(Exception):
