@@ -109,7 +109,7 @@ class Search:
 
 
 SEARCHES = {
-    "attention": Search(Recipe(epochs=240, lr=0.01, clip=1.0), tries=4, alone=0.3, rise=0.3),
+    "attention": Search(Recipe(epochs=240, lr=0.01, clip=1.0), tries=4, alone=0.5, rise=0.2),
     "blind": Search(Recipe(epochs=60, lr=0.004, clip=1.0), tries=4, alone=0.2, rise=0.3),
     "saliency": Search(Recipe(epochs=100, lr=0.004, clip=1.0)),
 }
