@@ -66,7 +66,9 @@ def mend_page(app: Sphinx, pagename: str, templatename: str, context: dict, doct
     body = context.get("body", "")
     body = re.sub(r'<script type="application/vnd\.jupyter\.widget-view.*?</script>', "", body, flags=re.DOTALL)
     # Docutils gives the entries of its list of citations a role that is deprecated, and is no list item.
-    context["body"] = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    body = body.replace('role="doc-biblioentry"', 'role="listitem"')
+    # A table too wide for the screen scrolls inside itself; with a place in the order of Tab, the arrow keys move it.
+    context["body"] = body.replace('<table class="table">', '<table class="table" tabindex="0">')
 
 
 def setup(app: Sphinx) -> dict:
