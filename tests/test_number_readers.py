@@ -88,9 +88,9 @@ def test_each_net_can_learn_a_few_numbers_by_heart(model):
     torch.manual_seed(0)
     pictures = NumberPictures(digits, 64)(numbers.images)
     net, train = number_reader(model, 64), Digits(pictures, numbers.labels)
-    recipe = Recipe(epochs=60, batch_size=16, lr=0.003, localization_lr=0.1, label_smoothing=0.0)
+    recipe = Recipe(epochs=90, batch_size=16, lr=0.003, localization_lr=0.1, label_smoothing=0.0)
     losses = fit(net, train, recipe, seed=0, device="cpu", progress=False).losses
-    assert losses[0] > 2 and losses[-1] < 0.3 and evaluate(net, train) > 0.5  # by chance, no number at all
+    assert losses[0] > 2 and losses[-1] < 0.1 and evaluate(net, train) > 0.7
     moved = [name for name, p in net.named_parameters() if ".localization." in name and p.grad.abs().max() > 0]
     assert len({name.split(".")[0] for name in moved}) == len(parts_of(net, SpatialTransformer))
 

@@ -18,7 +18,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from stn_helpers.experiments.__main__ import EXPERIMENTS
-from stn_helpers.experiments.jobs import Experiment, stored_seeds
+from stn_helpers.experiments.jobs import Experiment, Job, stored_seeds
 from stn_helpers.results import has_result, load_result
 
 NOT_YET = "–"
@@ -28,8 +28,9 @@ def experiment_rows(experiment: Experiment) -> list[list[str]]:
     """Words for a table: a line of titles, then one for all cells with the same seeds, measured on the same device and day."""
     alike: dict[tuple[str, ...], dict[str, list[dict]]] = {}
     for model, data in experiment.cells:
-        cell = f"{model}_{data}" if data else model
-        records = [load_result(f"{experiment.name}/{cell}_{seed}") for seed in stored_seeds(experiment.name, model, data)]
+        seeds = stored_seeds(experiment.name, model, data)
+        jobs = [Job(experiment.name, model, data, seed, experiment.measure) for seed in seeds]
+        records = [load_result(job.name) for job in jobs]
         alike.setdefault(_origin(records), {})[f"{model} {data}".strip()] = records
     rows = [["cells", "minutes each", "seeds", "device", "torch", "date"]]
     for origin, cells in alike.items():
