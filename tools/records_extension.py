@@ -35,8 +35,9 @@ def experiment_rows(experiment: Experiment) -> list[list[str]]:
     rows = [["cells", "minutes each", "seeds", "device", "torch", "date"]]
     for origin, cells in alike.items():
         minutes = [record["figures"]["seconds"] / 60 for records in cells.values() for record in records]
-        took = f"{min(minutes):.1f} to {max(minutes):.1f}" if minutes else NOT_YET
-        rows.append([", ".join(cells), took, *origin])
+        took = list(dict.fromkeys(f"{limit(minutes):.1f}" for limit in (min, max))) if minutes else [NOT_YET]
+        words = ", ".join(cells) if len(alike) > 1 else f"all {len(cells)}"
+        rows.append([words, " to ".join(took), *origin])
     return rows
 
 
