@@ -175,16 +175,16 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path):
         "print('ready', flush=True); k = 0\n"
         "while True: k = (k + 1) % 256; write_atomically(sys.argv[1], bytes([k]) * 3_000_000)"
     )
-    beside = 0
-    for wait in (0.05, 0.071, 0.11):
+    part, caught, until = tmp_path / "a.bin.part", 0, time.monotonic() + 60
+    while caught < 3 and time.monotonic() < until:
+        part.unlink(missing_ok=True)
         writer = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
         assert writer.stdout.readline() == b"ready\n"
-        while not path.exists():
-            time.sleep(0.001)
-        time.sleep(wait)
+        while not (path.exists() and part.exists()) and time.monotonic() < until:  # until the second writing, or a later one
+            assert writer.poll() is None
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
         data = path.read_bytes()
         assert len(data) == 3_000_000 and len(set(data)) == 1
-        beside += (tmp_path / "a.bin.part").exists()
-    assert beside, "no kill fell into a writing: this test shows nothing"
+        caught += part.exists()
+    assert caught == 3, f"{caught} kills fell into a writing, wanted 3: this test shows nothing"
