@@ -315,6 +315,16 @@ def test_help_names_what_there_is():
     assert all(word in done.stdout for word in ("attention", "ablations", "list", "run", "report", "STN_RESULTS"))
 
 
+@pytest.mark.parametrize("command", ["list", "report"])
+def test_a_reader_that_stops_early_breaks_nothing(command):
+    asked_for = [sys.executable, "-m", "stn_helpers.experiments", command]
+    its_end, ours = os.pipe()
+    os.close(its_end)  # as `head` does once it has seen enough
+    done = subprocess.run(asked_for, stdout=ours, stderr=subprocess.PIPE, text=True)
+    os.close(ours)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_of_run_names_options_and_experiments(capsys):
     code, out, _ = asked(capsys, "run", "--help")
     assert code == 0 and all(f"--{word}" in out for word in ("models", "data", "seeds", "processes", "device"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,15 +36,23 @@ def main(arguments: list[str] | None = None) -> None:
     experiments = chosen.experiments or EXPERIMENTS
     try:
         if chosen.command == "list":
-            print("\n\n".join(map(overview, experiments)))
+            show("\n\n".join(map(overview, experiments)))
         elif chosen.command == "report":
-            print("\n\n".join(experiment.table() for experiment in experiments))
+            show("\n\n".join(experiment.table() for experiment in experiments))
         else:
             run(parser, experiments, chosen)
     except (RuntimeError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "stopped; the same command goes on from here\n")
+
+
+def show(text: str) -> None:
+    """Print, be it to a reader that stops early, as `head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's own flush at the end goes
 
 
 def run(parser: argparse.ArgumentParser, experiments: Sequence[Experiment], chosen: argparse.Namespace) -> None:
