@@ -48,8 +48,8 @@ PUBLISHED = {
 
 HELD_BACK = 5000
 """Training images on which choices are made. No net of the table is trained on them; each sees the other 55,000."""
-FULLY_CONNECTED = Recipe(epochs=40, batch_size=128, lr=0.002, localization_lr=0.5, clip=1.0)
-CONVOLUTIONAL = Recipe(epochs=18, batch_size=128, lr=0.002, localization_lr=0.5, clip=1.0)
+FULLY_CONNECTED = Recipe(epochs=80, batch_size=128, lr=0.001, localization_lr=0.5, clip=1.0)
+CONVOLUTIONAL = Recipe(epochs=18, batch_size=128, lr=0.004, localization_lr=0.5, clip=1.0)
 RECIPES = {model: FULLY_CONNECTED if "fcn" in model else CONVOLUTIONAL for model in MODELS}
 """How each model is trained, on every kind of data; the distortions are fresh in every epoch."""
 
