@@ -37,7 +37,7 @@ def few(monkeypatch) -> DigitData:
     digits = DigitData(blobs(100, 0), blobs(60, 1), "mnist")
     monkeypatch.setattr(distorted, "load_digits", lambda source: digits)
     monkeypatch.setattr(distorted, "HELD_BACK", 20)
-    short = {model: replace(recipe, epochs=1, batch_size=40) for model, recipe in RECIPES.items()}
+    short = {cell: replace(recipe, epochs=1, batch_size=40) for cell, recipe in RECIPES.items()}
     monkeypatch.setattr(distorted, "RECIPES", short)
     return digits
 
@@ -55,7 +55,7 @@ def test_the_cells_of_the_table():
     of = {data: {model for model, kind in EXPERIMENT.cells if kind == data} for data in DATA}
     assert all(of[data] == set(MODELS) for data in ("R", "RTS", "P", "E"))
     assert of["TC"] == {"fcn", "cnn", "st_fcn_affine", "st_cnn_affine"}
-    assert EXPERIMENT.seeds == (0, 1, 2) and set(RECIPES) == set(MODELS) and HELD_BACK == 5000
+    assert EXPERIMENT.seeds == (0, 1, 2) and set(RECIPES) == set(EXPERIMENT.cells) and HELD_BACK == 5000
 
 
 @pytest.mark.parametrize("data", DATA)
