@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from stn_helpers.checkpoint import Checkpoint
 from stn_helpers.data import Digits
-from stn_helpers.distortions import cut_scraps, place_among
+from stn_helpers.distortions import cut_scraps, jitter, place_among
 from stn_helpers.localization import PeakLocalization
 from stn_helpers.networks import Standardize, tutorial_classifier
 from stn_helpers.spatial_transformer import Glimpse, ParallelSpatialTransformer, sample_windows
@@ -68,6 +68,8 @@ SMALLEST, LARGEST = 5 / 18, 7 / 18
 size of what is to be found is known to within a sixth. With wider limits the window of a net that is not sure of the place
 grows, which keeps the digit somewhere inside; and one that has found a 1 shrinks to the stroke, which looks the same in all
 images."""
+CODE_JITTER = 0.1
+"""How much the digits are warped from which the code is learnt: 0.1 moves them by 1.4 pixels, standard deviation."""
 CROPS = 2
 """Random crops of each image in every step."""
 JUDGING_CROPS = 16
@@ -109,7 +111,7 @@ class Search:
 
 
 SEARCHES = {
-    "attention": Search(Recipe(epochs=240, lr=0.01, clip=1.0), tries=4, alone=0.5, rise=0.2),
+    "attention": Search(Recipe(epochs=600, lr=0.01, clip=1.0), tries=4, alone=0.3, rise=0.2),
     "blind": Search(Recipe(epochs=60, lr=0.004, clip=1.0), tries=4, alone=0.2, rise=0.3),
     "saliency": Search(Recipe(epochs=100, lr=0.004, clip=1.0)),
 }
@@ -164,12 +166,16 @@ def digit_scenes(digits: Digits, digit: int, data: str, seed: int, count: int = 
 
 
 class DigitCode(nn.Module):
-    """What a digit classifier makes of an image before it decides on a class: 50 numbers, as a vector of length 1.
+    """What a digit classifier makes of an image before it decides on a class: 370 numbers, as a vector of length 1.
 
-    This is the code e of the paper, "activations" of a digit CNN; which of them is our choice. The last hidden layer has
-    seen the whole digit and is not yet reduced to ten answers. Its length is made 1 so that the margin means something: the
-    activations of a ReLU are not negative, so squared distances lie between 0 and 2, and a margin of 1 is half of that. In
-    the units that a net happens to choose for its activations it could be next to nothing, or out of reach.
+    This is the code e of the paper, "activations" of a digit CNN; which of them is our choice. The 320 of the last maps say
+    where in the window a stroke lies, the 50 of the hidden layer what the strokes make together; each part counts a half.
+    With the hidden layer alone a piece of a digit can be as unlike black as the whole of it, and a window that has met a
+    piece stays there.
+
+    The length is 1 so that the margin means something: the activations of a ReLU are not negative, so squared distances lie
+    between 0 and 2, and a margin of 1 is half of that. In the units that a net happens to choose for its activations it
+    could be next to nothing, or out of reach.
 
     Args:
         classifier: as `stn_helpers.networks.tutorial_classifier` makes it; its last layer is left out.
@@ -177,15 +183,23 @@ class DigitCode(nn.Module):
 
     def __init__(self, classifier: nn.Sequential) -> None:
         super().__init__()
-        self.features = nn.Sequential(Standardize(), *list(classifier)[:-1])
+        layers = list(classifier)
+        flat = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Flatten))
+        self.maps = nn.Sequential(Standardize(), *layers[: flat + 1])
+        self.hidden = nn.Sequential(*layers[flat + 1 : -1])
 
     def forward(self, image: Tensor) -> Tensor:
-        """B×1×28×28 in [0, 1] → B×50, each of length 1."""
-        return F.normalize(self.features(image), dim=1)
+        """B×1×28×28 in [0, 1] → B×370, each of length 1."""
+        maps = self.maps(image)
+        parts = [F.normalize(part, dim=1) for part in (maps, self.hidden(maps))]
+        return torch.cat(parts, dim=1) / math.sqrt(2)
 
 
 def code_digits(train: Digits, seed: int, device: str | torch.device | None = None, progress: bool = True) -> DigitCode:
-    """Train a classifier on plain digits, for one epoch, and keep what it has learnt to see.
+    """Train a classifier on digits, warped a little, for one epoch, and keep what it has learnt to see.
+
+    The warps (`stn_helpers.distortions.jitter`, `CODE_JITTER`) matter: to a net that has seen digits in the middle only, one
+    that lies 4 pixels beside it is hardly a digit any more, and nothing leads a window over these 4 pixels.
 
     Args:
         train: digits with their labels, N×1×28×28; the images to be searched are not among them.
@@ -198,7 +212,9 @@ def code_digits(train: Digits, seed: int, device: str | torch.device | None = No
     """
     torch.manual_seed(seed)
     classifier = tutorial_classifier()
-    fit(nn.Sequential(Standardize(), classifier), train, Recipe(), seed=seed, device=device, progress=progress)
+    augment = partial(jitter, strength=CODE_JITTER)
+    net = nn.Sequential(Standardize(), classifier)
+    fit(net, train, Recipe(), seed=seed, augment=augment, device=device, progress=progress)
     return DigitCode(classifier).eval().requires_grad_(False)
 
 

@@ -180,15 +180,22 @@ def test_likeness_counts_nothing_at_first_and_all_in_the_end():
 # The code and the windows -------------------------------------------------------------------------------------
 
 
-def test_a_code_is_the_hidden_layer_of_the_classifier_at_length_one():
+def test_a_code_is_the_maps_and_the_hidden_layer_of_the_classifier_each_half_of_it():
     torch.manual_seed(0)
     classifier, images = tutorial_classifier().eval(), torch.rand(3, 1, 28, 28)
     code = DigitCode(classifier).eval()(images)
-    assert code.shape == (3, 50)
+    assert code.shape == (3, 370)
     torch.testing.assert_close(code.norm(dim=1), torch.ones(3))
-    logits = classifier((images - 0.1307) / 0.3081) - classifier[-1].bias
-    towards = classifier[-1].weight @ code.T  # the last layer says the same of it, but for the length
-    torch.testing.assert_close(nn.functional.normalize(towards.T), nn.functional.normalize(logits), rtol=1e-4, atol=1e-5)
+    maps, hidden = code.split([320, 50], dim=1)
+    torch.testing.assert_close(maps.norm(dim=1), hidden.norm(dim=1))
+    # The layer behind a part says the same of it as of the part before it was shortened, but for the length.
+    seen = []
+    for layer in (classifier[-4], classifier[-1]):  # from the maps to the hidden layer, and from there to the classes
+        layer.register_forward_hook(lambda layer, given, made: seen.append(made - layer.bias))
+    classifier((images - 0.1307) / 0.3081)
+    for part, layer, made in zip((maps, hidden), (classifier[-4], classifier[-1]), seen, strict=True):
+        normal = nn.functional.normalize
+        torch.testing.assert_close(normal(part @ layer.weight.T), normal(made), rtol=1e-4, atol=1e-5)
 
 
 @given(st.lists(st.tuples(*3 * [st.floats(-50, 50, width=32)]), min_size=1, max_size=4))
