@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from statistics import mean
 
 import torch
@@ -29,7 +30,7 @@ from stn_helpers.sampling import sample
 from stn_helpers.training import Recipe, fit, predict
 from stn_helpers.transforms import Affine, Attention
 
-__all__ = ["CONTRASTS", "ECCENTRICITIES", "MODELS", "PUBLISHED", "RECIPES", "field_cell", "look", "off_target", "true_crop"]
+__all__ = ["CEILINGS", "CONTRASTS", "ECCENTRICITIES", "MODELS", "PUBLISHED", "RECIPES", "field_cell", "look", "off_target", "true_crop"]
 
 CONTRASTS = (0.7, 0.5, 0.3)
 """Contrasts of the digits in the test images."""
@@ -50,27 +51,39 @@ PUBLISHED = {
 }
 """Test accuracy of the author's two nets, by contrast, in the order of `ECCENTRICITIES`."""
 
-MODELS = ("attention", "affine", "ceiling")
-RECIPES = {
-    "attention": Recipe(epochs=12, lr=0.004, clip=1.0),
-    "affine": Recipe(epochs=12, lr=0.004, clip=1.0),
-    "ceiling": Recipe(epochs=12, lr=0.004, clip=1.0),
-}
+CEILINGS = {"ceiling": 0.0, "ceiling_half_pixel": 0.5, "ceiling_one_pixel": 1.0}
+"""Classifiers that are told where to look. The windows of all but the first waver about the true place, in training and in
+test: normally distributed, with this standard deviation in pixels across, and the same down."""
+MODELS = ("attention", "affine", *CEILINGS)
+RECIPES = dict.fromkeys(MODELS, Recipe(epochs=12, lr=0.004, clip=1.0))
 MISSED = 5.0
 """A window whose centre is further than this from the digit's, in pixels, has missed it."""
 
 
 def build(model: str, seed: int) -> nn.Module:
     """The net of a job, with its first weights."""
-    if model != "ceiling":
+    if model not in CEILINGS:
         return field_stn({"attention": Attention(), "affine": Affine()}[model], seed)
     torch.manual_seed(seed)
     return nn.Sequential(Standardize(FIELD_MEAN, FIELD_STD), lenet())
 
 
-def true_crop(field: Field, digit: int = 28) -> Tensor:
-    """What a window that is told the place sees: B×1×digit×digit, every pixel of it a pixel of the field."""
-    theta = field_theta(field.shift, digit, field.images.shape[-1])
+def true_crop(field: Field, digit: int = 28, waver: float = 0.0) -> Tensor:
+    """What a window that is told the place sees.
+
+    Args:
+        field: B×1×S×S images, and where the digits are.
+        digit: side of the digits and of the window in pixels.
+        waver: standard deviation of the window about the true place, in pixels, across and down. Drawn from torch's random
+            numbers.
+
+    Returns:
+        B×1×digit×digit. Without ``waver`` every pixel of it is a pixel of the field.
+    """
+    side = field.images.shape[-1]
+    theta = field_theta(field.shift, digit, side)
+    if waver:
+        theta[:, 1:] += waver * 2 / side * torch.randn_like(theta[:, 1:])
     return sample(field.images, Attention().grid(theta, (digit, digit)))
 
 
@@ -84,9 +97,9 @@ def searched_fields(digits: Tensor) -> Tensor:
     return training_fields(digits).images
 
 
-def true_crops(digits: Tensor) -> Tensor:
-    """A batch of training images for the ceiling: the same fields, cropped at the true place."""
-    return true_crop(training_fields(digits), digits.shape[-1])
+def true_crops(digits: Tensor, waver: float) -> Tensor:
+    """A batch of training images for a ceiling: the same fields, cropped at the true place or, with ``waver``, about there."""
+    return true_crop(training_fields(digits), digits.shape[-1], waver)
 
 
 def field_cell(digits: Tensor, contrast: float, eccentricity: float, seed: int) -> Field:
@@ -141,8 +154,13 @@ def look(net: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([glimpse.theta for glimpse in glimpses]).cpu(), torch.cat(logits).cpu()
 
 
-def measure_cell(net: nn.Module, digits: Digits, contrast: float, eccentricity: float, seed: int) -> dict:
-    """Accuracy in one cell of the table and, for a net that searches, how far off its windows were."""
+def measure_cell(
+    net: nn.Module, digits: Digits, contrast: float, eccentricity: float, seed: int, waver: float = 0.0
+) -> dict:
+    """Accuracy in one cell of the table and, for a net that searches, how far off its windows were.
+
+    One that does not is given the window, which has ``waver``, see `true_crop`.
+    """
     right, error = [], []
     for part, (images, labels) in enumerate(zip(digits.images.split(100), digits.labels.split(100), strict=True)):
         field = field_cell(images, contrast, eccentricity, seed=1000 * seed + part)
@@ -150,7 +168,10 @@ def measure_cell(net: nn.Module, digits: Digits, contrast: float, eccentricity: 
             theta, logits = look(net, field.images)
             error.append(off_target(net.transformer.transform, theta, field))
         else:
-            logits = predict(net, true_crop(field))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1000 * seed + part)
+                crop = true_crop(field, images.shape[-1], waver)
+            logits = predict(net, crop)
         right.append(logits.argmax(1) == labels)
     cell = {"contrast": contrast, "eccentricity": eccentricity, "accuracy": float(torch.cat(right).double().mean())}
     if error:
@@ -162,23 +183,23 @@ def measure_cell(net: nn.Module, digits: Digits, contrast: float, eccentricity: 
 def measure(job: Job, device: str) -> dict:
     """Train the net of a job on the whole training set, then every cell of the table on the whole test set."""
     digits = load_digits("mnist")
-    net, recipe = build(job.model, job.seed), RECIPES[job.model]
+    net, recipe, waver = build(job.model, job.seed), RECIPES[job.model], CEILINGS.get(job.model, 0.0)
     history = fit(
         net,
         digits.train,
         recipe,
         seed=job.seed,
-        augment=true_crops if job.model == "ceiling" else searched_fields,
+        augment=partial(true_crops, waver=waver) if job.model in CEILINGS else searched_fields,
         checkpoint=checkpoint_path(job),
         save_every=30.0,
         device=device,
     )
     cells = [
-        measure_cell(net, digits.test, contrast, eccentricity, seed=100 * row + column)
+        measure_cell(net, digits.test, contrast, eccentricity, seed=100 * row + column, waver=waver)
         for row, contrast in enumerate(CONTRASTS)
         for column, eccentricity in enumerate(ECCENTRICITIES)
     ]
-    if job.seed == 0 and job.model != "ceiling":
+    if job.seed == 0 and job.model not in CEILINGS:
         save_weights(f"attention/{job.model}_0", net.cpu(), torch.float16)
     return {
         "recipe": asdict(recipe),
@@ -194,10 +215,10 @@ def grid_of(model: str, seeds: list[int], figure: str = "accuracy") -> Tensor:
     """A figure of the stored records, for each seed, contrast and eccentricity.
 
     Args:
-        model: "attention", "affine" or "ceiling".
+        model: one of `MODELS`.
         seeds: those of the records to read.
         figure: "accuracy", "error_px" (median distance in pixels) or "missed" (share of windows more than 5 pixels off);
-            the ceiling has the first alone.
+            ceilings have the first alone.
 
     Returns:
         len(seeds)×3×9, in the order of `CONTRASTS` and `ECCENTRICITIES`.
