@@ -45,7 +45,7 @@ def test_records_are_listed_as_they_are(tmp_path, monkeypatch):
     (rest,) = rows.keys() - {"fcn R", "cnn R, fcn TC"}
     assert len(rest.split(", ")) == 36 - 3 and rows[rest] == ["–"] * 5  # 36 cells has the paper's table
     assert records[1][:3] == ["speed", "python speed.py --save", "0, 1"] and records[1][3:] == rows["fcn R"][2:]
-    assert attention[1:] == [["all 3", *["–"] * 5]]
+    assert attention[1:] == [["all 5", *["–"] * 5]]
 
 
 def test_a_name_that_is_neither_stops_the_build(tmp_path):
