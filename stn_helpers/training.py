@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -188,7 +189,7 @@ def fit(
             "seed": seed,
             "image shape": list(images.shape),
             "labels": zlib.crc32(train.labels.cpu().contiguous().numpy()),
-            "augment": getattr(augment, "__qualname__", None),
+            "augment": _name_of(augment),
             "device": device.type,
         }
         state = Checkpoint(checkpoint, run, model, optimizer, {"losses": losses, "clock": clock}, device)
@@ -335,6 +336,15 @@ def _check_logits(logits: Tensor, digits: Digits, name: str) -> None:
     if logits.shape[2:] != digits.labels.shape[1:]:
         wanted = (len(digits.labels), *logits.shape[2:])
         raise ValueError(f"{name}.labels: wanted shape {wanted}, as the model's logits are, got {_kind(digits.labels)}")
+
+
+def _name_of(augment: Callable[[Tensor], Tensor] | None) -> str | None:
+    """What a checkpoint knows an ``augment`` by: its function or class, and the arguments that a partial has fixed."""
+    if augment is None:
+        return None
+    if isinstance(augment, partial):
+        return f"{_name_of(augment.func)}{augment.args}{augment.keywords}"
+    return getattr(augment, "__qualname__", type(augment).__qualname__)
 
 
 def _check_training(model: nn.Module, train: Digits, augment: Callable[[Tensor], Tensor] | None) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -386,6 +387,30 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match=rf"here\.safetensors is of another training.*{what}.*delete it"):
             quiet_fit(model, train, recipe, **({"augment": noisy, "checkpoint": path} | kwargs))
         assert path.read_bytes() == before
+
+
+class Shift:
+    """An ``augment`` that is an object."""
+
+    def __call__(self, image):
+        return image + 0.1
+
+
+def scaled(image, by=1.0):
+    return image * by
+
+
+def test_a_checkpoint_knows_what_a_partial_has_fixed_and_the_class_of_an_object(tmp_path):
+    path = tmp_path / "here.safetensors"
+    kinds = [partial(scaled, by=2.0), partial(scaled, by=3.0), scaled, Shift()]
+    for mine in kinds:
+        path.unlink(missing_ok=True)
+        quiet_fit(net(), digits(), RECIPE, augment=mine, checkpoint=path)
+        for other in kinds:
+            if other is not mine:
+                with pytest.raises(ValueError, match="with other augment; delete it"):
+                    quiet_fit(net(), digits(), RECIPE, augment=other, checkpoint=path)
+    quiet_fit(net(), digits(), RECIPE, augment=Shift(), checkpoint=path)  # another object, of the same class
 
 
 def test_damaged_checkpoints_and_other_files_are_refused_by_name(tmp_path, monkeypatch):
