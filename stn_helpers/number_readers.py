@@ -3,7 +3,7 @@
 Jaderberg et al. 2015, section 4.2 and appendix A.5. Each has eleven hidden layers and five answers; the layers,
 their kernels and their order are the paper's. So that they can be trained on a CPU they are narrower: a quarter of the
 filters (12 to 48 for 48 to 192) and 256 units in place of 3072. The localization networks are narrower too, and their
-fully connected layers see maps averaged to 16×16. Batch norm follows each convolution; the paper has dropout instead.
+fully connected layers see maps averaged to 8×8. Batch norm follows each convolution; the paper has dropout instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stn_helpers.spatial_transformer import SpatialTransformer
 from stn_helpers.svhn import BLANK, DIGITS
 from stn_helpers.transforms import Affine
 
-__all__ = ["FILTERS", "MODELS", "UNITS", "number_reader"]
+__all__ = ["FILTERS", "MODELS", "UNITS", "number_reader", "up_to_last_transformer"]
 
 MODELS = ("cnn", "st_cnn_single", "st_cnn_multi")
 """Without a transformer, with one on the image, with one before each of the first four convolutions."""
@@ -26,7 +26,7 @@ FILTERS = (12, 16, 32, 40, 48, 48, 48, 48)
 UNITS = 256
 """Units of each of the three fully connected layers."""
 LOCALIZATION_FILTERS = 8
-SEEN = 16
+SEEN = 8
 """The fully connected layers of a localization network see maps averaged to so many rows and columns."""
 
 
@@ -34,7 +34,7 @@ def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
     """A net that reads a house number of up to five digits.
 
     A place behind the last digit is a class of its own, `stn_helpers.svhn.BLANK`, so that the five answers also say
-    how long the number is. At 64 pixels the nets have 0.61, 0.68 and 1.14 million parameters; those of the
+    how long the number is. At 64 pixels the nets have 0.61, 0.63 and 0.75 million parameters; those of the
     localization networks are meant to learn at a tenth of the rate (``Recipe(localization_lr=0.1)``).
 
     Args:
@@ -74,6 +74,19 @@ def number_reader(model: str, size: int, seed: int = 0) -> nn.Sequential:
     # Five heads that share nothing but what they see: five rows of one matrix.
     net.add_module("heads", nn.Sequential(nn.Linear(UNITS, (BLANK + 1) * DIGITS), nn.Unflatten(1, (BLANK + 1, DIGITS))))
     return net
+
+
+def up_to_last_transformer(net: nn.Sequential) -> nn.Sequential:
+    """The part of a `number_reader` that ends with its last transformer: all it takes to see where the net looks.
+
+    Args:
+        net: one with a transformer.
+
+    Returns:
+        The same modules under the same names.
+    """
+    last = max(place for place, (name, _) in enumerate(net.named_children()) if name.startswith("transformer"))
+    return net[: last + 1]
 
 
 def cnn_localization() -> nn.Sequential:
