@@ -84,9 +84,14 @@ def up_to_last_transformer(net: nn.Sequential) -> nn.Sequential:
 
     Returns:
         The same modules under the same names.
+
+    Raises:
+        ValueError: ``net`` has no transformer.
     """
-    last = max(place for place, (name, _) in enumerate(net.named_children()) if name.startswith("transformer"))
-    return net[: last + 1]
+    places = [place for place, part in enumerate(net) if isinstance(part, SpatialTransformer)]
+    if not places:
+        raise ValueError("net: wanted a number reader with a transformer, got one without")
+    return net[: places[-1] + 1]
 
 
 def cnn_localization() -> nn.Sequential:

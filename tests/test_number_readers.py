@@ -7,7 +7,7 @@ from torch import nn
 from stn_helpers import training
 from stn_helpers.data import Digits
 from stn_helpers.house_numbers import NumberPictures, random_numbers
-from stn_helpers.number_readers import MODELS, number_reader
+from stn_helpers.number_readers import MODELS, number_reader, up_to_last_transformer
 from stn_helpers.spatial_transformer import SpatialTransformer
 from stn_helpers.training import Recipe, evaluate, fit
 
@@ -101,3 +101,8 @@ def test_each_net_can_learn_a_few_numbers_by_heart(model):
 def test_other_nets_are_refused(model, size, message):
     with pytest.raises(ValueError, match=message):
         number_reader(model, size)
+
+
+def test_a_net_without_a_transformer_has_no_part_that_looks():
+    with pytest.raises(ValueError, match="net: wanted a number reader with a transformer"):
+        up_to_last_transformer(number_reader("cnn", 64))

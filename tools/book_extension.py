@@ -33,8 +33,8 @@ def say_nothing(widget: OutputWidget) -> None:
     """In place of the message in which nbclient tells the kernel what an Output widget, that of ``interact``, shows.
 
     It goes out on the socket on which nbclient waits for the reply that the cell is done, and the reply may then go
-    unnoticed until the cell's time is up (nbclient's issue 312): ten minutes. On a busy machine that befell 22 of 720
-    cells with sliders; without the message, none of 1,560. The pages show no live widgets and need no such message.
+    unnoticed until the cell's time is up (nbclient's issue 312): ten minutes. The pages show no live widgets and need no
+    such message.
     """
 
 
