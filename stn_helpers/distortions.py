@@ -7,6 +7,7 @@ and reads every image once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -131,24 +132,27 @@ def rotated_scaled_translated(images: Tensor, canvas: int = 42) -> Tensor:
     return sample(images, Affine().grid(matrix.flatten(1), (canvas, canvas)))
 
 
-def projective(images: Tensor) -> Tensor:
+def projective(images: Tensor, pull: float = 5.0) -> Tensor:
     """P: scale by 0.75 to 1.0 about the centre, then pull every corner of the image to another place.
 
-    The scale is drawn evenly. Each corner moves by N(0, 5 pixels) across and as much down, and the picture with it, by the
-    homography through the four corners. Corners that would fold the picture over are drawn anew, all four.
+    The scale is drawn evenly. Each corner goes any way, normally distributed, and the picture with it, by the homography
+    through the four corners. Corners that would fold the picture over are drawn anew, all four.
 
     Args:
         images: B×C×H×W, floating, outside of which there is black (0).
+        pull: how far a corner goes, root mean square, in pixels; across and down it is ``pull`` / √2 each.
 
     Returns:
         B×C×H×W.
 
     Raises:
-        ValueError: ``images`` is no such batch.
+        ValueError: ``images`` is no such batch; ``pull`` is below 0 or not finite.
     """
     _check(images)
+    if not 0 <= pull < math.inf:
+        raise ValueError(f"pull: wanted 0 pixels or more, and finite, got {pull}")
     corners = images.new_tensor(OUTPUT_CORNERS)[:, :2].repeat(len(images), 1, 1)
-    move = 5 / _half(images)
+    move = pull / math.sqrt(2) / _half(images)
     pulled = corners + move * torch.randn_like(corners)
     while (folded := _folded(pulled)).any():
         again = corners[folded]

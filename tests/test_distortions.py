@@ -215,20 +215,25 @@ def test_projective_is_torchvisions_perspective_of_the_scaled_image(monkeypatch)
         np.testing.assert_allclose(ours[i][:, inside[i]], theirs[:, inside[i]], atol=2e-3)
 
 
-def test_projective_pulls_corners_by_five_pixels_and_never_folds(monkeypatch):
+@pytest.mark.parametrize("each_way", [None, 5.0])
+def test_projective_pulls_corners_by_five_pixels_and_never_folds(monkeypatch, each_way):
+    """As P has it the way of a corner, as Pxy has it the way across and the way down, is 5 pixels."""
     torch.manual_seed(6)
+    more, each_way = ({"pull": each_way * 2**0.5}, each_way) if each_way else ({}, 5 / 2**0.5)
     drawn = []
     to_theta = distortions.corners_to_theta
     monkeypatch.setattr(distortions, "corners_to_theta", lambda c: drawn.append(c) or to_theta(c))
-    projective(torch.rand(2000, 1, 20, 40))
+    projective(torch.rand(2000, 1, 20, 40), **more)
     pulled = drawn[0].double().numpy() * [20, 10]  # in pixels from the middle of 40×20
     for corners in pulled[:500]:
         assert len(ConvexHull(corners).vertices) == 4  # convex, every corner of it
-    projective(torch.rand(400, 1, 100, 100))  # too large to fold
+    projective(torch.rand(400, 1, 100, 100), **more)  # too large to fold
     moved = 50 * (drawn[1].double().numpy() - [[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    assert kstest(moved.ravel(), "norm", (0, 5)).pvalue > 0.05
+    assert kstest(moved.ravel(), "norm", (0, each_way)).pvalue > 0.05
+    assert np.sqrt((moved**2).sum(-1).mean()) == pytest.approx(2**0.5 * each_way, rel=0.05)
     move = pulled - np.array([[-20, -10], [20, -10], [20, 10], [-20, 10]])
-    assert 4.6 < move[..., 1].std() < 5 and 4.6 < move[..., 0].std() < 5.1  # little is drawn anew
+    assert 0.92 * each_way < move[..., 1].std() < each_way  # little is drawn anew
+    assert 0.92 * each_way < move[..., 0].std() < 1.02 * each_way
 
 
 def test_projective_draws_scales_evenly(monkeypatch):
@@ -394,6 +399,12 @@ def test_a_test_set_is_always_the_same_and_leaves_the_random_numbers_alone():
 def test_what_is_no_batch_of_images_is_named(distort, images):
     with pytest.raises(ValueError, match="images: wanted a non-empty floating B×C×H×W, got torch"):
         distort(images)
+
+
+@pytest.mark.parametrize("pull", [-1.0, float("nan"), float("inf")])
+def test_a_pull_that_is_none_is_named(pull):
+    with pytest.raises(ValueError, match=f"pull: wanted 0 pixels or more, and finite, got {pull}"):
+        projective(torch.rand(1, 1, 28, 28), pull)
 
 
 def test_canvases_and_images_that_are_too_small_are_named():

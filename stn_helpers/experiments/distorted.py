@@ -5,7 +5,9 @@ Jaderberg et al. 2015, section 4.1; nets and distortions are those of appendix A
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
+from functools import partial
 from statistics import mean
 
 import torch
@@ -26,7 +28,7 @@ from stn_helpers.paper_networks import MODELS, distorted_net
 from stn_helpers.results import load_result, save_weights
 from stn_helpers.training import Recipe, evaluate, fit
 
-__all__ = ["DATA", "HELD_BACK", "PUBLISHED", "RECIPES", "errors", "fixed"]
+__all__ = ["DATA", "HELD_BACK", "PUBLISHED", "READ_OTHERWISE", "RECIPES", "TABLE", "errors", "fixed"]
 
 DATA = {
     "R": (rotated, 28),
@@ -34,8 +36,12 @@ DATA = {
     "P": (projective, 28),
     "E": (elastic, 28),
     "TC": (cluttered, 60),
+    "Pxy": (partial(projective, pull=5 * math.sqrt(2)), 28),
 }
-"""Name → the distortion, and the side of its images in pixels."""
+"""Name → the distortion, and the side of its images in pixels.
+
+The paper's table has the first five. Its corners move by N(0, 5 px), which may mean the whole way of a corner (P) or its way
+across and its way down each (Pxy)."""
 
 PUBLISHED = {
     "R": dict(zip(MODELS, (2.1, 1.2, 1.2, 1.3, 1.1, 0.7, 0.8, 0.7), strict=True)),
@@ -45,18 +51,20 @@ PUBLISHED = {
     "TC": {"fcn": 13.2, "cnn": 3.5, "st_fcn_affine": 2.0, "st_cnn_affine": 1.7},
 }
 """Test error in percent, by data and model, each the paper's mean of three trainings."""
+TABLE = tuple((model, data) for data, of in PUBLISHED.items() for model in of)
+"""The 36 cells of the table."""
+READ_OTHERWISE = (("fcn", "Pxy"), ("st_cnn_affine", "Pxy"))
+"""Two nets that show how much depends on how the paper's words are read; their published figures are those on P."""
 
 HELD_BACK = 5000
 """Training images on which choices are made. No net of the table is trained on them; each sees the other 55,000."""
 FULLY_CONNECTED = Recipe(batch_size=128, lr=0.001, localization_lr=0.5, clip=1.0)
 CONVOLUTIONAL = Recipe(epochs=18, batch_size=128, lr=0.004, localization_lr=0.5, clip=1.0)
-PASSES = {"R": 80, "RTS": 240, "P": 480, "E": 80, "TC": 240}
-"""Epochs of the fully connected nets. On P they err as often on the digits they train on as on those held back: what they
-lack is not other digits but more distortions."""
+PASSES = {"R": 80, "RTS": 240, "P": 240, "E": 80, "TC": 240, "Pxy": 240}
+"""Epochs of the fully connected nets."""
 RECIPES = {
     (model, data): replace(FULLY_CONNECTED, epochs=PASSES[data]) if "fcn" in model else CONVOLUTIONAL
-    for data, of in PUBLISHED.items()
-    for model in of
+    for model, data in TABLE + READ_OTHERWISE
 }
 """How each model is trained on each kind of data; the distortions are fresh in every epoch."""
 
@@ -129,17 +137,18 @@ def table() -> str:
         ValueError: a record is damaged.
     """
     rows = [("model", "data", "seeds", "parameters", "minutes", "ours", "published", "difference")]
-    reached = 0
+    reached = []
     for model, data in EXPERIMENT.cells:
         if records := _records(model, data):
-            ours, published = [one["error"] for one in records], PUBLISHED[data][model]
+            ours, published = [one["error"] for one in records], PUBLISHED[data.removesuffix("xy")][model]
             minutes = mean(one["seconds"] for one in records) / 60
-            reached += mean(ours) <= published
             cell = (model, data, f"{len(ours)}", f"{records[0]['parameters']:,}", f"{minutes:.1f}")
             rows.append((*cell, spread(ours), f"{published}", f"{mean(ours) - published:+.2f}"))
+            if (model, data) in TABLE:
+                reached.append(mean(ours) <= published)
     if len(rows) == 1:
         return "distorted: nothing measured yet"
-    count = f"at or under the published error in {reached} of the {len(rows) - 1} cells measured, of {len(EXPERIMENT.cells)}"
+    count = f"at or under the published error in {sum(reached)} of the {len(reached)} cells measured, of {len(TABLE)}"
     return f"distorted MNIST; test error in percent\n{columns(rows)}\n{count}"
 
 
@@ -152,7 +161,7 @@ def _records(model: str, data: str) -> list[dict]:
 EXPERIMENT = Experiment(
     name="distorted",
     words="distorted MNIST, eight nets on five distortions",
-    cells=tuple((model, data) for data, of in PUBLISHED.items() for model in of),
+    cells=TABLE + READ_OTHERWISE,
     seeds=(0, 1, 2),
     measure=measure,
     table=table,
