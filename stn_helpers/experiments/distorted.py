@@ -59,11 +59,13 @@ READ_OTHERWISE = (("fcn", "Pxy"), ("st_cnn_affine", "Pxy"))
 HELD_BACK = 5000
 """Training images on which choices are made. No net of the table is trained on them; each sees the other 55,000."""
 FULLY_CONNECTED = Recipe(batch_size=128, lr=0.001, localization_lr=0.5, clip=1.0)
-CONVOLUTIONAL = Recipe(epochs=18, batch_size=128, lr=0.004, localization_lr=0.5, clip=1.0)
-PASSES = {"R": 80, "RTS": 240, "P": 240, "E": 80, "TC": 240, "Pxy": 240}
-"""Epochs of the fully connected nets."""
+CONVOLUTIONAL = Recipe(batch_size=128, lr=0.004, localization_lr=0.5, clip=1.0)
+PASSES = {"R": (80, 18), "RTS": (240, 40), "P": (240, 18), "E": (80, 18), "TC": (240, 18), "Pxy": (240, 18)}
+"""Epochs of the fully connected nets, and of the convolutional ones."""
 RECIPES = {
-    (model, data): replace(FULLY_CONNECTED, epochs=PASSES[data]) if "fcn" in model else CONVOLUTIONAL
+    (model, data): replace(FULLY_CONNECTED, epochs=PASSES[data][0])
+    if "fcn" in model
+    else replace(CONVOLUTIONAL, epochs=PASSES[data][1])
     for model, data in TABLE + READ_OTHERWISE
 }
 """How each model is trained on each kind of data; the distortions are fresh in every epoch."""
