@@ -140,9 +140,16 @@ def projective_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _through(rows: Tensor, size: tuple[int, int]) -> Tensor:
-    """B×R×3 rows of a matrix times every target point, one product for the whole batch: B×R×(H·W)."""
-    points = target_points(size, dtype=rows.dtype, device=rows.device)
-    return rows @ points.view(-1, 3).T
+    """B×R×3 rows of a matrix times every target point: B×R×(H·W)."""
+    return _times(rows, target_points(size, dtype=rows.dtype, device=rows.device).view(-1, 3))
+
+
+def _times(rows: Tensor, points: Tensor) -> Tensor:
+    """B×R×K rows times N×K points: B×R×N, one product for the whole batch.
+
+    Left to itself, torch multiplies B times two or three rows, and takes several times as long.
+    """
+    return (rows.reshape(-1, rows.shape[2]) @ points.T).unflatten(0, rows.shape[:2])
 
 
 def _as_grid(planes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -392,7 +399,7 @@ class ThinPlateSpline:
         check_batch("theta", theta, self.num_params)
         basis = self.basis(size, dtype=theta.dtype, device=theta.device)
         coordinates = theta.unflatten(1, (-1, 2)).transpose(1, 2)  # B×2×K
-        return _as_grid(coordinates @ basis.T, size)
+        return _as_grid(_times(coordinates, basis), size)
 
 
 @lru_cache(maxsize=32)
