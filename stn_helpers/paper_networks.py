@@ -64,15 +64,15 @@ class RowsConv2d(nn.Conv2d):
         return F.conv2d(rows, self.weight[:, 0, :, None], self.bias)
 
 
-def fcn_classifier(units: int, channels: int = 1, classes: int = 10) -> nn.Sequential:
-    """Fully connected: two hidden layers on channels×28×28 images, logits of the classes."""
+def fcn_classifier(units: int) -> nn.Sequential:
+    """Fully connected: two hidden layers of so many units, on 1×28×28 images; logits of 10 classes."""
     return nn.Sequential(
         nn.Flatten(),
-        nn.Linear(channels * SEEN * SEEN, units),
+        nn.Linear(SEEN * SEEN, units),
         nn.ReLU(),
         nn.Linear(units, units),
         nn.ReLU(),
-        nn.Linear(units, classes),
+        nn.Linear(units, 10),
     )
 
 
