@@ -25,7 +25,7 @@ PUBLISHED = {"fcn": 47.7, "cnn": 14.7, "st_fcn": 18.5, "2xst_fcn": 5.8}
 EPOCHS = {"fcn": 120, "cnn": 30, "st_fcn": 120, "2xst_fcn": 200}
 """The training draws so many pairs for every digit of the training set, each pair for one look.
 
-Sums are learnt late: a tenth of them hardly brings two transformers away from chance."""
+Sums are learnt late: a twentieth of them hardly brings two transformers away from chance."""
 RECIPE = Recipe(batch_size=128, lr=0.004, localization_lr=0.5, clip=1.0)
 """One epoch, as fit counts them, of pairs that are all different draws."""
 HELD_BACK = 5000
