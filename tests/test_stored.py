@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from stn_helpers.addition import addition_net
 from stn_helpers.data import DataError, load_digits
-from stn_helpers.experiments import attention
+from stn_helpers.experiments import addition, attention, distorted, parts, sequences
 from stn_helpers.experiments.jobs import stored_seeds
 from stn_helpers.networks import mnist_stn
-from stn_helpers.results import load_result, load_weights
+from stn_helpers.number_readers import number_reader
+from stn_helpers.paper_networks import distorted_net
+from stn_helpers.results import has_result, load_result, load_weights
 from stn_helpers.training import Recipe, evaluate
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +41,38 @@ def test_the_benchmark_trained_with_the_chapters_recipes(name, recipe, words):
     stored = load_result("mnist_stn")["figures"]["recipes"][name]
     assert Recipe(**stored | {"betas": tuple(stored["betas"])}) == recipe
     assert words in (ROOT / "notebooks" / "09_mnist.ipynb").read_text(encoding="utf-8")
+
+
+MEASURED = {
+    "distorted": (distorted, lambda model, data: distorted.RECIPES[model, data]),
+    "addition": (addition, lambda model, data: addition.RECIPE),
+    "sequences": (sequences, lambda model, data: sequences.RECIPES[data]),
+    "parts": (parts, lambda model, data: parts.RECIPES[data]),
+    "attention": (attention, lambda model, data: attention.RECIPES[model]),
+}
+BUILT = {
+    "distorted": lambda model, data: distorted_net(model, distorted.DATA[data][1]),
+    "addition": lambda model, data: addition_net(model),
+    "sequences": lambda model, data: number_reader(model, int(data)),
+}
+
+
+@pytest.mark.parametrize("experiment", MEASURED)
+def test_records_are_of_the_recipe_and_of_the_net_that_the_code_has_now(experiment):
+    module, recipe_of = MEASURED[experiment]
+    stored = [
+        ((job.model, job.data), load_result(job.name)["figures"])
+        for job in module.EXPERIMENT.jobs()
+        if has_result(job.name)
+    ]
+    assert stored
+    for cell, figures in stored:
+        recipe = figures["recipe"]
+        assert Recipe(**recipe | {"betas": tuple(recipe["betas"])}) == recipe_of(*cell), cell
+        if experiment in BUILT:
+            assert sum(p.numel() for p in BUILT[experiment](*cell).parameters()) == figures["parameters"], cell
+        if experiment == "addition":
+            assert figures["pairs per digit"] == addition.EPOCHS[addition.kind_of(cell[0])], cell
 
 
 def test_the_stored_net_reads_as_well_as_its_record_says():
