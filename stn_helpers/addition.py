@@ -3,8 +3,8 @@
 Jaderberg et al. 2015, appendix A.1. Each digit lies in a channel of its own, turned, scaled and moved on its own, so that no
 single warp can bring both upright: a task for two transformers in parallel.
 
-Batch norm follows every hidden layer, which the paper's nets do not have. A sum says so little about either digit that
-without it the nets stand at chance for much longer.
+Batch norm, of which the paper does not speak, follows every hidden layer: a sum says so little about either digit that
+the nets stand at chance for long, and it is meant to shorten that.
 """
 
 from __future__ import annotations
