@@ -17,7 +17,7 @@ class Glimpse(NamedTuple):
     """All that a spatial transformer worked out for a batch; N in parallel put N behind each B."""
 
     theta: Tensor
-    """B×num_params: what the localization network said."""
+    """B×num_params: what the localization network said, at least float32."""
     grid: Tensor
     """B×H'×W'×2: where each output pixel looked, (x, y) in [-1, 1], ``align_corners=False``."""
     output: Tensor
@@ -29,6 +29,10 @@ class SpatialTransformer(nn.Module):
 
     Put it in front of a net or between two of its layers: it takes and gives a batch of images or feature maps, and
     everything in it can be differentiated, so it needs no loss and no labels of its own.
+
+    Under ``torch.autocast`` the localization network works in half precision; θ and the grid are float32, and the output
+    has the dtype of ``image``. It can be compiled (``torch.compile``) and exported (``torch.export``); a net that is
+    compiled does not look whether θ is finite.
 
     Args:
         localization: a module from B×C×H×W to B×num_params; end it with `theta_head`.
@@ -63,9 +67,10 @@ class SpatialTransformer(nn.Module):
         Raises:
             ValueError: ``image`` is not B×C×H×W floating, or the localization network's θ does not fit the transform.
         """
-        theta = self.localization(image)
-        grid = self.transform.grid(theta, self.out_size or tuple(image.shape[-2:]))
-        return Glimpse(theta, grid, sample(image, grid, padding=self.padding))
+        theta = _precise(self.localization(image))
+        with torch.autocast(image.device.type, enabled=False):
+            grid = self.transform.grid(theta, self.out_size or tuple(image.shape[-2:]))
+            return Glimpse(theta, grid, sample(_precise(image), grid, padding=self.padding).to(image.dtype))
 
     def forward(self, image: Tensor) -> Tensor:
         """B×C×H×W → B×C×H'×W', warped."""
@@ -114,20 +119,26 @@ class ParallelSpatialTransformer(SpatialTransformer):
         Raises:
             ValueError: ``image`` is not B×C×H×W floating, or the localization network's θ does not fit N transforms.
         """
-        theta = self.localization(image)
+        theta = _precise(self.localization(image))
         wanted = (self.count, self.transform.num_params)
         if theta.shape[1:] not in (wanted, (wanted[0] * wanted[1],)):
             shapes = f"B×{wanted[0] * wanted[1]} or B×{wanted[0]}×{wanted[1]}"
             raise ValueError(f"theta: wanted {shapes} for {self.count} transforms, got {tuple(theta.shape)}")
         theta = theta.reshape(-1, *wanted)
         # One grid computation for all B·N windows.
-        grid = self.transform.grid(theta.flatten(0, 1), self.out_size or tuple(image.shape[-2:]))
-        grid = grid.unflatten(0, theta.shape[:2])
-        return Glimpse(theta, grid, sample_windows(image, grid, padding=self.padding))
+        with torch.autocast(image.device.type, enabled=False):
+            grid = self.transform.grid(theta.flatten(0, 1), self.out_size or tuple(image.shape[-2:]))
+            grid = grid.unflatten(0, theta.shape[:2])
+            return Glimpse(theta, grid, sample_windows(_precise(image), grid, padding=self.padding).to(image.dtype))
 
     def forward(self, image: Tensor) -> Tensor:
         """B×C×H×W → B×N×C×H'×W': every image, warped N times."""
         return self.glimpse(image).output
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Half precision made float32: a place that is kept in 8 or 11 bits is a noticeable part of a pixel off."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def sample_windows(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tensor:

@@ -200,7 +200,7 @@ class Affine(_MatrixFamily):
             ValueError: θ has another shape, is not floating or not finite.
         """
         check_batch("theta", theta, self.num_params)
-        last_row = theta.new_tensor([0.0, 0.0, 1.0]).expand(len(theta), 1, 3)
+        last_row = theta.new_tensor([0.0, 0.0, 1.0]).expand(theta.shape[0], 1, 3)
         return torch.cat([theta.view(-1, 2, 3), last_row], dim=1)
 
 
@@ -335,7 +335,7 @@ class ThinPlateSpline:
     θ = (x₁, y₁, x₂, y₂, …): for each control point of the output, where it looks in the input. The spline
     between them bends least (Bookstein 1989). As the control points of the *output* never move, its linear
     system is the same for every image; solved once for an output size, it leaves one matrix, and the grid is
-    that matrix times θ.
+    that matrix times θ. ``torch.export`` wants that matrix to be there: make one grid of the size before.
 
     Args:
         points: control points a side of a regular grid from -1 to 1, row by row, so K = points²; or the K×2
@@ -363,6 +363,7 @@ class ThinPlateSpline:
         """The control points themselves, float32, shape (2K,)."""
         return self.control.flatten().float()
 
+    @torch.compiler.assume_constant_result  # a compiled net keeps the matrix, and not the way to it
     def basis(
         self, size: tuple[int, int], *, dtype: torch.dtype = torch.float32, device: torch.device | None = None
     ) -> Tensor:
@@ -430,13 +431,14 @@ def _control_points(points: int | Tensor) -> Tensor:
 
 
 def check_batch(name: str, value: Tensor, *shape: int) -> None:
-    """Raise a ValueError that names the argument unless ``value`` is B×shape, floating and finite."""
+    """Raise a ValueError that names the argument unless ``value`` is B×shape, floating and (when not compiled) finite."""
     if value.dim() != 1 + len(shape) or value.shape[1:] != shape:
         wanted = "×".join(map(str, ("B", *shape)))
         raise ValueError(f"{name}: wanted shape {wanted}, got {tuple(value.shape)}")
     if not value.is_floating_point():
         raise ValueError(f"{name}: wanted a floating dtype, got {value.dtype}")
-    if not bool(value.isfinite().all()):
+    # Values are not to be looked at while torch.compile or torch.export traces the shapes.
+    if not torch.compiler.is_compiling() and not bool(value.isfinite().all()):
         raise ValueError(
             f"{name}: holds NaN or infinity; a localization network that says so has diverged, lower its learning rate"
         )

@@ -73,7 +73,7 @@ class Affine3D(_MatrixFamily3D):
             ValueError: θ has another shape, is not floating or not finite.
         """
         check_batch("theta", theta, self.num_params)
-        last_row = theta.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(theta), 1, 4)
+        last_row = theta.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(theta.shape[0], 1, 4)
         return torch.cat([theta.view(-1, 3, 4), last_row], dim=1)
 
 

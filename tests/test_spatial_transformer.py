@@ -10,6 +10,7 @@ from torch import nn
 from stn_helpers.data import Digits
 from stn_helpers.localization import theta_head, tutorial_localization
 from stn_helpers.networks import Standardize, mnist_stn, tutorial_classifier
+from stn_helpers.sampling import sample
 from stn_helpers.spatial_transformer import (
     ParallelSpatialTransformer,
     SpatialTransformer,
@@ -192,3 +193,70 @@ def test_bad_arguments_in_parallel_are_named():
         sample_windows(torch.rand(1, 1, 4, 4), torch.zeros(1, 4, 4, 2))
     with pytest.raises(ValueError, match="start: wanted N×num_params"):
         parallel_head(4, torch.zeros(3))
+
+
+# In other people's nets -----------------------------------------------------------------------------------------
+
+
+def searching(transform, count=None):
+    """A transformer whose localization network has an opinion on every image."""
+    localization = tutorial_localization(transform)
+    torch.manual_seed(0)
+    if count:
+        localization[-1] = parallel_head(32, transform.identity().expand(count, -1))
+    nn.init.normal_(localization[-1].weight, std=0.05)
+    if count:
+        return ParallelSpatialTransformer(localization, transform, count, out_size=(20, 24))
+    return SpatialTransformer(localization, transform, out_size=(20, 24))
+
+
+@pytest.mark.parametrize("count", [None, 2])
+@pytest.mark.parametrize("transform", FAMILIES, ids=lambda t: type(t).__name__)
+def test_under_autocast_only_the_localization_network_is_less_precise(transform, count):
+    transformer, image = searching(transform, count), torch.rand(3, 1, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        spoken = transformer.localization(image)
+        glimpse = transformer.glimpse(image)
+        glimpse.output.square().sum().backward()
+    assert spoken.dtype == torch.bfloat16 and glimpse.grid.dtype == glimpse.output.dtype == torch.float32
+    assert torch.equal(glimpse.theta.flatten(), spoken.float().flatten())
+    theta = spoken.float().view(-1, transform.num_params)
+    grid = transform.grid(theta, (20, 24))  # outside autocast
+    assert torch.equal(glimpse.grid.flatten(), grid.flatten())
+    windows = F.grid_sample(image.repeat_interleave(count or 1, 0), grid, align_corners=False)
+    torch.testing.assert_close(glimpse.output.view_as(windows), windows)
+    assert transformer.localization[-1].weight.grad.abs().sum() > 0
+
+
+def test_under_autocast_the_affine_net_reads_where_torch_would_without():
+    transformer, image = searching(Affine()), torch.rand(3, 1, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        glimpse = transformer.glimpse(image)
+    grid = F.affine_grid(glimpse.theta.view(-1, 2, 3), (3, 1, 20, 24), align_corners=False)
+    torch.testing.assert_close(glimpse.output, F.grid_sample(image, grid, align_corners=False), rtol=0, atol=1e-5)
+    # torch's own affine_grid rounds the places themselves there, by hundredths of a pixel of 28
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = F.affine_grid(glimpse.theta.view(-1, 2, 3), (3, 1, 20, 24), align_corners=False).float()
+    assert 14 * (rounded - grid).abs().max() > 0.02 > 14 * (glimpse.grid - grid).abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_feature_maps_in_half_precision_come_back_so_from_precise_places(dtype):
+    transformer, image = searching(Affine()).to(dtype), torch.rand(3, 1, 28, 28)
+    glimpse = transformer.glimpse(image.to(dtype))
+    assert glimpse.output.dtype == dtype and glimpse.grid.dtype == torch.float32
+    expected = sample(image.to(dtype).float(), Affine().grid(glimpse.theta, (20, 24)))
+    assert torch.equal(glimpse.output, expected.to(dtype))
+
+
+@pytest.mark.parametrize("count", [None, 2])
+@pytest.mark.parametrize("transform", FAMILIES, ids=lambda t: type(t).__name__)
+def test_a_transformer_can_be_compiled_whole_and_exported_for_any_batch(transform, count):
+    transformer, image = searching(transform, count).eval(), torch.rand(3, 1, 28, 28)
+    expected = transformer(image)
+    torch.compiler.reset()  # each family and count is a net of its own
+    compiled = torch.compile(transformer, fullgraph=True, backend="eager")  # traced, not handed to a C++ compiler
+    torch.testing.assert_close(compiled(image), expected)
+    batch = {0: torch.export.Dim("batch")}
+    exported = torch.export.export(transformer, (image[:2],), dynamic_shapes={"image": batch}).module()
+    torch.testing.assert_close(exported(image), expected)
