@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -157,6 +158,26 @@ def test_fit_is_a_plain_torch_loop():
     assert history.losses.numpy() == pytest.approx(np.array(losses), abs=1e-6)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=1e-7, rtol=1e-7, check_stride=False)
+
+
+def test_bfloat16_is_a_plain_loop_under_autocast():
+    """Torch's own loop again, and the rounding is there: the losses are not those of float32, but near them."""
+    train, model, plain = digits(40), net(dropout=0.0), net(dropout=0.0)
+    recipe = Recipe(epochs=10, batch_size=40, lr=0.02, bfloat16=True)
+    losses = quiet_fit(model, train, recipe).losses
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    optimizer = torch.optim.AdamW(plain.parameters(), betas=(0.9, 0.99), weight_decay=0.01)
+    for step in range(10):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = plain(train.images)
+        loss = F.cross_entropy(logits.float(), train.labels, label_smoothing=0.1)
+        assert float(losses[step]) == pytest.approx(loss.item(), abs=2e-3)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = recipe.rate(step, 10)
+        optimizer.step()
+    exact = quiet_fit(net(dropout=0.0), train, replace(recipe, bfloat16=False)).losses
+    assert 1e-4 < (losses - exact).abs().max() < 0.1
 
 
 def test_several_labels_an_image_are_that_many_plain_losses():

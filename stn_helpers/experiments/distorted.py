@@ -69,6 +69,7 @@ RECIPES = {
     for model, data in TABLE + READ_OTHERWISE
 }
 """How each model is trained on each kind of data; the distortions are fresh in every epoch."""
+RECIPES["cnn", "RTS"] = replace(RECIPES["cnn", "RTS"], bfloat16=True)  # by far the most multiplications
 
 SHOWN = (("st_fcn_affine", "RTS"), ("st_fcn_affine", "E"), ("st_fcn_tps", "E"), ("st_cnn_tps", "E"))
 """The transformers that a chapter shows at work; those of seed 0 are kept."""
