@@ -200,8 +200,8 @@ def test_bad_arguments_in_parallel_are_named():
 
 def searching(transform, count=None):
     """A transformer whose localization network has an opinion on every image."""
-    localization = tutorial_localization(transform)
     torch.manual_seed(0)
+    localization = tutorial_localization(transform)
     if count:
         localization[-1] = parallel_head(32, transform.identity().expand(count, -1))
     nn.init.normal_(localization[-1].weight, std=0.05)
