@@ -206,6 +206,7 @@ def test_wheel_holds_package_and_results(tmp_path):
     for path in wanted:
         name = path.relative_to(ROOT).as_posix()
         assert (f"stn_helpers/{name}" if name.startswith("results/") else name) in held
+    assert "stn_helpers/py.typed" in held  # else a type checker does not see the hints of an installed package
 
 
 # The tools under make -----------------------------------------------------------------------------------------
