@@ -23,9 +23,10 @@ from tqdm import tqdm
 
 from stn_helpers.checkpoint import Checkpoint
 from stn_helpers.data import Digits
-from stn_helpers.distortions import cut_scraps, jitter, place_among
+from stn_helpers.distortions import cut_scraps, distort_fixed, jitter, place_among
 from stn_helpers.localization import PeakLocalization
 from stn_helpers.networks import Standardize, tutorial_classifier
+from stn_helpers.sampling import sample
 from stn_helpers.spatial_transformer import Glimpse, ParallelSpatialTransformer, sample_windows
 from stn_helpers.training import History, Recipe, choose_device, fit
 from stn_helpers.transforms import Attention
@@ -34,6 +35,7 @@ __all__ = [
     "CANVAS",
     "IMAGES",
     "LARGEST",
+    "MISSED",
     "PATCHES",
     "SEARCHES",
     "SMALLEST",
@@ -49,6 +51,7 @@ __all__ = [
     "colocalization_net",
     "digit_scenes",
     "find_common",
+    "missed",
     "paper_localization",
     "random_crops",
     "triplet_hinge",
@@ -70,6 +73,9 @@ grows, which keeps the digit somewhere inside; and one that has found a 1 shrink
 images."""
 CODE_JITTER = 0.1
 """How much the digits are warped from which the code is learnt: 0.1 moves them by 1.4 pixels, standard deviation."""
+MISSED = 10
+"""So many pixels across or down, or more, lie the windows from their digits that the code learns to call missed. At 10 of a
+digit's 28 pixels intersection over union falls below one half."""
 CROPS = 2
 """Random crops of each image in every step."""
 JUDGING_CROPS = 16
@@ -85,12 +91,14 @@ class Search:
         tries: how many networks, which differ in their first weights; the one with the lowest loss is taken.
         alone: share of the steps in which likeness between windows counts nothing ...
         rise: ... and in which it then rises to the full loss, see `together`.
+        shake: how far the windows are moved at random in the first step, see `shaken`.
     """
 
     recipe: Recipe
     tries: int = 1
-    alone: float = 0.0
-    rise: float = 0.0
+    alone: float = 0.4
+    rise: float = 0.3
+    shake: float = 0.25
 
     @property
     def steps(self) -> int:
@@ -109,15 +117,23 @@ class Search:
             return float(self.alone == 0 == self.rise)
         return min(1.0, risen / self.rise) if self.rise else 1.0
 
+    def shaken(self, step: int) -> float:
+        """How far every window is moved at random in a step: the standard deviation of t_x and t_y.
+
+        A digit beyond the rim of a window gives it no gradient. A window that is shaken meets the digit now and then, and
+        is drawn towards it. The shaking dies down evenly, and is over when the loss is the full one.
+        """
+        over = (self.alone + self.rise) * self.steps
+        return self.shake * max(0.0, 1 - step / over) if over else 0.0
+
 
 SEARCHES = {
-    "attention": Search(Recipe(epochs=600, lr=0.01, clip=1.0), tries=4, alone=0.3, rise=0.2),
-    "blind": Search(Recipe(epochs=60, lr=0.004, clip=1.0), tries=4, alone=0.2, rise=0.3),
-    "saliency": Search(Recipe(epochs=100, lr=0.004, clip=1.0)),
+    "attention": Search(Recipe(epochs=600, lr=0.005, clip=1.0), tries=4),
+    "blind": Search(Recipe(epochs=60, lr=0.004, clip=1.0), tries=2),
 }
-"""How each net is trained. "attention" has the paper's localization network; the others a
-`stn_helpers.localization.PeakLocalization`, which treats all places alike. "saliency" looks at the brightest blob before it
-has learnt anything, "blind" anywhere: what it finds in the end it has learnt."""
+"""How each net is trained. "attention" has the paper's localization network; "blind" a
+`stn_helpers.localization.PeakLocalization`, which treats all places alike. Without its saliency it looks anywhere before it
+has learnt anything: what it finds in the end it has learnt."""
 
 
 class Scenes(NamedTuple):
@@ -170,8 +186,8 @@ class DigitCode(nn.Module):
 
     This is the code e of the paper, "activations" of a digit CNN; which of them is our choice. The 320 of the last maps say
     where in the window a stroke lies, the 50 of the hidden layer what the strokes make together; each part counts a half.
-    With the hidden layer alone a piece of a digit can be as unlike black as the whole of it, and a window that has met a
-    piece stays there.
+    The hidden layer alone tells a digit from none, but hardly a window that has met the digit's rim from one that has not;
+    the maps change little by little as a window moves, and say from farther off which way is better.
 
     The length is 1 so that the margin means something: the activations of a ReLU are not negative, so squared distances lie
     between 0 and 2, and a margin of 1 is half of that. In the units that a net happens to choose for its activations it
@@ -195,11 +211,31 @@ class DigitCode(nn.Module):
         return torch.cat(parts, dim=1) / math.sqrt(2)
 
 
-def code_digits(train: Digits, seed: int, device: str | torch.device | None = None, progress: bool = True) -> DigitCode:
-    """Train a classifier on digits, warped a little, for one epoch, and keep what it has learnt to see.
+def missed(images: Tensor) -> Tensor:
+    """What windows see that miss their digits: each image moved, across or down, by `MISSED` pixels or more.
 
-    The warps (`stn_helpers.distortions.jitter`, `CODE_JITTER`) matter: to a net that has seen digits in the middle only, one
-    that lies 4 pixels beside it is hardly a digit any more, and nothing leads a window over these 4 pixels.
+    Args:
+        images: B×C×28×28, floating, outside of which there is black (0).
+
+    Returns:
+        B×C×28×28: a piece of each, or nothing. Draws from torch's random numbers.
+    """
+    count = len(images)
+    far = MISSED + (SEEN - MISSED) * torch.rand(count)
+    other = SEEN * (2 * torch.rand(count) - 1)
+    pixels = torch.stack([torch.where(torch.rand(count) < 0.5, far, -far), other], dim=1)
+    pixels = torch.where(torch.rand(count, 1) < 0.5, pixels, pixels.flip(1))  # far across, or far down
+    theta = torch.cat([torch.ones(count, 1), 2 * pixels / SEEN], dim=1).to(images)
+    return sample(images, Attention().grid(theta, (SEEN, SEEN)))
+
+
+def code_digits(train: Digits, seed: int, device: str | torch.device | None = None, progress: bool = True) -> DigitCode:
+    """Train a classifier on digits and on windows that missed them, for one epoch, and keep what it has learnt to see.
+
+    All are warped a little (`stn_helpers.distortions.jitter`, `CODE_JITTER`): to a net that has seen digits in the middle
+    only, one that lies 4 pixels beside it is hardly a digit any more. What `missed` makes of every digit is an eleventh
+    class. Without it nothing says what the code of half a digit is to be, and with some first weights the loss was lowest
+    where all windows lay beside their digits, each as far and on the same side.
 
     Args:
         train: digits with their labels, N×1×28×28; the images to be searched are not among them.
@@ -211,10 +247,12 @@ def code_digits(train: Digits, seed: int, device: str | torch.device | None = No
         The code, in evaluation mode; its weights take no gradient any more.
     """
     torch.manual_seed(seed)
-    classifier = tutorial_classifier()
-    augment = partial(jitter, strength=CODE_JITTER)
+    classifier = tutorial_classifier(classes=11)
+    beside = Digits(distort_fixed(train.images, missed, seed), torch.full_like(train.labels, 10))
+    both = Digits(*(torch.cat(parts) for parts in zip(train, beside, strict=True)))
     net = nn.Sequential(Standardize(), classifier)
-    fit(net, train, Recipe(), seed=seed, augment=augment, device=device, progress=progress)
+    augment = partial(jitter, strength=CODE_JITTER)
+    fit(net, both, Recipe(), seed=seed, augment=augment, device=device, progress=progress)
     return DigitCode(classifier).eval().requires_grad_(False)
 
 
@@ -292,7 +330,7 @@ def colocalization_net(images: Tensor, model: str, seed: int) -> ParallelSpatial
 
     Args:
         images: N×1×84×84 in [0, 1], those to be searched: they are standardised by their own mean and standard deviation.
-        model: "attention" (`paper_localization`), "blind" or "saliency"; `SEARCHES` says how many networks.
+        model: "attention" (`paper_localization`) or "blind"; `SEARCHES` says how many networks.
         seed: of the first weights.
 
     Returns:
@@ -308,9 +346,7 @@ def colocalization_net(images: Tensor, model: str, seed: int) -> ParallelSpatial
     if model == "attention":
         each = [paper_localization(mean, std) for _ in range(tries)]
     else:
-        options = {"scale": (SMALLEST + LARGEST) / 2, "mean": mean, "std": std}
-        if model == "blind":
-            options["saliency"] = 0.0
+        options = {"saliency": 0.0, "scale": (SMALLEST + LARGEST) / 2, "mean": mean, "std": std}
         each = [nn.Sequential(PeakLocalization(Attention(), **options), KnownSize()) for _ in range(tries)]
     return ParallelSpatialTransformer(Tries(each), Attention(), tries, out_size=(SEEN, SEEN))
 
@@ -409,7 +445,7 @@ def find_common(
         started -= float(clock[step - 1]) if step else 0.0
     with tqdm(total=steps, initial=step, disable=not progress, leave=False, unit="step") as bar:
         while step < steps:
-            glimpse, together = net.glimpse(images), search.together(step)
+            glimpse, together = _shaken_glimpse(net, images, search.shaken(step)), search.together(step)
             # A larger window meets something with less trouble: until the whole loss counts, none may grow.
             glimpse.theta.register_hook(partial(torch.mul, torch.tensor([together == 1, True, True], device=device)))
             loss = _losses(glimpse, code, images, CROPS, together)
@@ -453,13 +489,25 @@ def best_try(net: ParallelSpatialTransformer, code: nn.Module, images: Tensor, s
     return int(loss.argmin()), loss
 
 
+def _shaken_glimpse(net: ParallelSpatialTransformer, images: Tensor, shake: float) -> Glimpse:
+    """What the net looks at, but every window moved at random: θ is that of the net, grid and output are of where it came."""
+    theta = net.localization(images)
+    away = F.pad(shake * torch.randn(*theta.shape[:2], 2), (1, 0)).to(theta)  # the size stays
+    grid = net.transform.grid((theta + away).flatten(0, 1), net.out_size).unflatten(0, theta.shape[:2])
+    return Glimpse(theta, grid, sample_windows(images, grid))
+
+
 def _losses(glimpse: Glimpse, code: nn.Module, images: Tensor, crops: int, together: float) -> Tensor:
-    """`triplet_hinge` of every try, with fresh random crops as large as its windows."""
+    """`triplet_hinge` of every try, with fresh random crops as large as its windows.
+
+    The margin is the paper's 1 once the loss is the full one, and 2 at first. No squared distance is larger than 2, so at
+    first no window is ever far enough from its crops, and one that holds half a digit goes on to the whole.
+    """
     windows = code(glimpse.output.flatten(0, 1)).unflatten(0, glimpse.output.shape[:2])  # N×K×D
     with torch.no_grad():
         chance = random_crops(images, glimpse.theta[..., 0].clamp(SMALLEST, 1), crops)
         elsewhere = code(chance.flatten(0, 2)).unflatten(0, chance.shape[:3])  # N×K×R×D
-    return triplet_hinge(windows.transpose(0, 1), elsewhere.transpose(0, 1), together)
+    return triplet_hinge(windows.transpose(0, 1), elsewhere.transpose(0, 1), together, margin=2 - together)
 
 
 def window_boxes(theta: Tensor, side: int = CANVAS) -> Tensor:

@@ -56,15 +56,16 @@ class Standardize(nn.Module):
         return f"mean={self.mean}, std={self.std}"
 
 
-def tutorial_classifier(dropout: float = 0.0) -> nn.Sequential:
+def tutorial_classifier(dropout: float = 0.0, classes: int = 10) -> nn.Sequential:
     """The classifier of PyTorch's STN tutorial, for 1×28×28 images: 21,840 parameters, logits of 10 classes.
 
     Args:
         dropout: the tutorial drops half (0.5), of whole channels behind the second convolution and of the hidden units;
             a net this small learns better without.
+        classes: how many to tell apart; another number than the tutorial's changes the last layer alone.
 
     Returns:
-        A module from B×1×28×28 to B×10 logits.
+        A module from B×1×28×28 to B×classes logits.
     """
     return nn.Sequential(
         nn.Conv2d(1, 10, kernel_size=5),
@@ -78,7 +79,7 @@ def tutorial_classifier(dropout: float = 0.0) -> nn.Sequential:
         nn.Linear(20 * 4 * 4, 50),
         nn.ReLU(),
         nn.Dropout(dropout),
-        nn.Linear(50, 10),
+        nn.Linear(50, classes),
     )
 
 

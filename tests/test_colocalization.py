@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.ops import box_iou
 
+from stn_helpers import colocalization
 from stn_helpers.colocalization import (
     CANVAS,
     LARGEST,
+    MISSED,
     SMALLEST,
     DigitCode,
     InsideImage,
@@ -22,6 +24,7 @@ from stn_helpers.colocalization import (
     colocalization_net,
     digit_scenes,
     find_common,
+    missed,
     random_crops,
     triplet_hinge,
     window_boxes,
@@ -174,7 +177,15 @@ def test_likeness_counts_nothing_at_first_and_all_in_the_end():
     weights = [search.together(step) for step in range(search.steps)]
     assert weights[0] == weights[30] == 0 and weights[40] == pytest.approx(0.5) and weights[50] == weights[99] == 1
     assert weights == sorted(weights)
-    assert Search(Recipe(epochs=100)).together(0) == 1  # without such a start: the paper's loss from the first step
+    at_once = Search(Recipe(epochs=100), alone=0.0, rise=0.0)  # without such a start: the paper's loss from the first step
+    assert at_once.together(0) == 1 and at_once.shaken(0) == 0
+
+
+def test_windows_are_shaken_less_and_less_until_likeness_counts_all():
+    search = Search(Recipe(epochs=100), alone=0.3, rise=0.2, shake=0.4)
+    shaken = [search.shaken(step) for step in range(search.steps)]
+    assert shaken[0] == 0.4 and shaken[25] == pytest.approx(0.2) and shaken[49] == pytest.approx(0.008)
+    assert not any(shaken[50:]) and search.together(50) == 1
 
 
 # The code and the windows -------------------------------------------------------------------------------------
@@ -222,10 +233,10 @@ def test_a_size_is_kept_within_its_limits_and_the_place_as_it_is(scale):
 
 def test_no_heat_map_gives_a_window_another_size():
     images = torch.rand(3, 1, CANVAS, CANVAS)
-    net = colocalization_net(images, "saliency", seed=0).eval()
+    net = colocalization_net(images, "blind", seed=0).eval()
     with torch.no_grad():
         net.localization.each[0][0].head.bias[0] = -9.0  # it wants to shrink
-    assert torch.allclose(net.localization(images)[..., 0], torch.tensor(SMALLEST), atol=1e-4)
+    assert torch.allclose(net.localization(images)[:, 0, 0], torch.tensor(SMALLEST), atol=1e-4)
 
 
 def test_tries_start_in_the_middle_and_differ_in_their_weights():
@@ -259,7 +270,7 @@ def test_random_crops_lie_inside_have_the_size_asked_for_and_go_everywhere():
 
 
 def test_an_unknown_net_is_named():
-    with pytest.raises(ValueError, match="model: wanted one of attention, blind, saliency, got 'peak'"):
+    with pytest.raises(ValueError, match="model: wanted one of attention, blind, got 'peak'"):
         colocalization_net(torch.rand(2, 1, CANVAS, CANVAS), "peak", seed=0)
 
 
@@ -326,14 +337,38 @@ def test_training_finds_what_the_images_have_in_common():
     assert overlap()[best] > before[best] + 0.1
 
 
-def test_one_net_looks_at_the_brightest_blob_before_it_has_learnt_anything_and_one_is_blind():
-    images, truth = rings(12)
-    net, blind = (colocalization_net(images, model, seed=0).eval() for model in ("saliency", "blind"))
-    theta = net.localization(images)
-    assert theta.shape == (12, 1, 3)
-    assert box_overlap(window_boxes(theta[:, 0]), window_boxes(truth)).min() > 0.5
-    peak, none = (one.localization.each[0][0] for one in (net, blind))
-    assert none.saliency == 0 and torch.equal(peak.heat.weight, none.heat.weight)  # that is all they differ in
+def test_the_first_step_has_the_loss_of_shaken_windows_with_a_margin_that_no_distance_exceeds():
+    images, _ = rings(4)
+    net = colocalization_net(images, "blind", seed=0)
+    tries = net.count
+    with torch.no_grad():
+        theta = net.localization(images)
+    torch.manual_seed(5)
+    moved = theta + 0.3 * nn.functional.pad(torch.randn(4, tries, 2), (1, 0))
+    crops = random_crops(images, theta[..., 0], 2)
+    expected = []
+    for number in range(tries):
+        e = Blocks()(sample(images, Attention().grid(moved[:, number], (28, 28))))
+        r = Blocks()(crops[:, number].flatten(0, 1)).unflatten(0, (4, 2))
+        assert (torch.cdist(e[:, None], r).square() <= 2 + 1e-5).all()
+        expected.append(2 - torch.cdist(e[:, None], r).square().mean())  # a hinge that never closes
+    search = Search(Recipe(epochs=2, lr=0.01, clip=1.0), alone=0.5, rise=0.5, shake=0.3)
+    history = find_common(net, Blocks(), images, search, seed=5, device="cpu", progress=False)
+    torch.testing.assert_close(history.losses[0], torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_heat_map_has_no_saliency_and_looks_at_every_place_alike():
+    images, _ = rings(6)
+    net = colocalization_net(images, "blind", seed=0).eval()
+    assert all(one[0].saliency == 0 for one in net.localization.each)
+    here = net.localization(images)[..., 1:]
+    there = net.localization(images.roll(4, dims=3))[..., 1:]  # one cell of the heat map to the right
+    whole = images[..., -4:].sum((1, 2, 3)) == 0  # nothing came back in on the left
+    near_edge = (here.abs().amax((1, 2)) > 0.6) | (there.abs().amax((1, 2)) > 0.6)
+    kept = whole & ~near_edge
+    assert kept.any()
+    moved = torch.tensor([8 / 84, 0.0]).expand_as(here[kept])
+    torch.testing.assert_close(there[kept] - here[kept], moved, rtol=0, atol=1e-3)  # the image's edge is felt a little
 
 
 class Killed(Exception):
@@ -387,6 +422,35 @@ def test_one_image_has_nothing_in_common():
     net = colocalization_net(images, "attention", seed=0)
     with pytest.raises(ValueError, match="images: wanted at least 2, to find what they have in common, got 1"):
         find_common(net, Blocks(), images[:1], Search(Recipe()), seed=0)
+
+
+def test_a_miss_is_a_digit_moved_so_far_that_its_window_is_wrong():
+    x, y = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="xy")
+    places = torch.stack([x, y, torch.ones_like(x)])  # an image whose pixels say where they are; 0 is outside
+    torch.manual_seed(0)
+    seen = missed(places.expand(4000, -1, -1, -1))
+    whole = seen[:, 2] > 0.999  # no black mixed in
+    shift = torch.stack([(seen[:, axis] - places[axis]) for axis in (0, 1)], dim=1)
+    shift[~whole[:, None].expand_as(shift)] = float("nan")
+    shift = shift.flatten(2).nanmean(2)[whole.flatten(1).any(1)]  # some see nothing at all
+    assert 500 < len(shift) < 4000
+    assert shift.abs().amax(1).min() > MISSED - 1e-3 and shift.abs().max() < 28
+    assert shift.abs().amin(1).min() < 1  # the other way is any
+    for axis in (0, 1):
+        assert shift[:, axis].min() < -20 and shift[:, axis].max() > 20
+    moved = torch.cat([shift, shift + 28], dim=1)
+    assert box_iou(torch.tensor([[0.0, 0, 28, 28]]), moved).max() < 0.5
+
+
+def test_the_code_is_taught_a_miss_of_every_digit_as_an_eleventh_class(monkeypatch):
+    taught = []
+    monkeypatch.setattr(colocalization, "fit", lambda net, train, *_, **options: taught.append((net, train)))
+    digits = shades(each=3)
+    code_digits(digits, seed=0, device="cpu", progress=False)
+    ((net, train),) = taught
+    assert torch.equal(train.images[:30], digits.images) and torch.equal(train.labels[:30], digits.labels)
+    assert train.images.shape == (60, 1, 28, 28) and (train.labels[30:] == 10).all()
+    assert net(train.images[:2]).shape == (2, 11)
 
 
 def test_a_code_is_learnt_and_then_stays_as_it_is():

@@ -99,7 +99,7 @@ def rates(net: str, digit: int, data: str) -> list[float]:
     """Percent of the images in which the window was right, for every seed of which there is a record, in order.
 
     Args:
-        net: "attention", "blind" or "saliency".
+        net: "attention" or "blind".
         digit: 0 to 9.
         data: "T" or "TC".
 
