@@ -56,6 +56,7 @@ __all__ = [
     "random_crops",
     "triplet_hinge",
     "window_boxes",
+    "with_misses",
 ]
 
 CANVAS = 84
@@ -229,12 +230,26 @@ def missed(images: Tensor) -> Tensor:
     return sample(images, Attention().grid(theta, (SEEN, SEEN)))
 
 
+def with_misses(train: Digits, seed: int) -> Digits:
+    """The digits, and behind them one that was `missed` of each, as an eleventh class.
+
+    Args:
+        train: digits with their labels 0 to 9, N×1×28×28, on the CPU.
+        seed: of the misses. Torch's random numbers are left as they were.
+
+    Returns:
+        2N images and labels; that of a miss is 10.
+    """
+    beside = Digits(distort_fixed(train.images, missed, seed), torch.full_like(train.labels, 10))
+    return Digits(*(torch.cat(parts) for parts in zip(train, beside, strict=True)))
+
+
 def code_digits(train: Digits, seed: int, device: str | torch.device | None = None, progress: bool = True) -> DigitCode:
     """Train a classifier on digits and on windows that missed them, for one epoch, and keep what it has learnt to see.
 
     All are warped a little (`stn_helpers.distortions.jitter`, `CODE_JITTER`): to a net that has seen digits in the middle
-    only, one that lies 4 pixels beside it is hardly a digit any more. What `missed` makes of every digit is an eleventh
-    class. Without it nothing says what the code of half a digit is to be, and with some first weights the loss was lowest
+    only, one that lies 4 pixels beside it is hardly a digit any more. The misses are an eleventh class, `with_misses`.
+    Without it nothing says what the code of half a digit is to be, and with some first weights the loss was lowest
     where all windows lay beside their digits, each as far and on the same side.
 
     Args:
@@ -248,11 +263,9 @@ def code_digits(train: Digits, seed: int, device: str | torch.device | None = No
     """
     torch.manual_seed(seed)
     classifier = tutorial_classifier(classes=11)
-    beside = Digits(distort_fixed(train.images, missed, seed), torch.full_like(train.labels, 10))
-    both = Digits(*(torch.cat(parts) for parts in zip(train, beside, strict=True)))
     net = nn.Sequential(Standardize(), classifier)
     augment = partial(jitter, strength=CODE_JITTER)
-    fit(net, both, Recipe(), seed=seed, augment=augment, device=device, progress=progress)
+    fit(net, with_misses(train, seed), Recipe(), seed=seed, augment=augment, device=device, progress=progress)
     return DigitCode(classifier).eval().requires_grad_(False)
 
 
@@ -421,7 +434,8 @@ def find_common(
         progress: whether to show a progress bar, on stderr.
 
     Returns:
-        The time of every step, and its losses: steps×K, one for each try. While `Search.together` rises, so do they.
+        The time of every step, and its losses: steps×K, one for each try. They compare only where `Search.together` is the
+        same, as weight and margin change with it.
 
     Raises:
         ValueError: there are fewer than 2 images; the checkpoint is damaged or of another training.
