@@ -45,7 +45,7 @@ def test_the_benchmark_trained_with_the_chapters_recipes(name, recipe, words):
 
 MEASURED = {
     "distorted": (distorted, lambda model, data: distorted.RECIPES[model, data]),
-    "addition": (addition, lambda model, data: addition.RECIPE),
+    "addition": (addition, lambda model, data: addition.RECIPES[addition.kind_of(model)]),
     "sequences": (sequences, lambda model, data: sequences.RECIPES[data]),
     "parts": (parts, lambda model, data: parts.RECIPES[data]),
     "attention": (attention, lambda model, data: attention.RECIPES[model]),
