@@ -29,7 +29,7 @@ Sums are learnt late: a twentieth of them hardly brings two transformers away fr
 RECIPE = Recipe(batch_size=128, lr=0.004, localization_lr=0.5, clip=1.0)
 """One epoch, as fit counts them, of pairs that are all different draws."""
 RECIPES = {kind: replace(RECIPE, bfloat16=kind == "cnn") for kind in EPOCHS}
-"""By kind of net; convolutions take by far the most multiplications."""
+"""By kind of net; convolutions, which take by far the most multiplications, are trained in bfloat16."""
 HELD_BACK = 5000
 """Digits of the training set that no net trains on, to make choices on."""
 STORED = "2xst_fcn_affine"
