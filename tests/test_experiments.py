@@ -1,6 +1,7 @@
 """The long measurements: the runner against kills, failures and doubles; the benchmark's figures; the report."""
 
 import os
+import platform
 import pty
 import re
 import select
@@ -36,7 +37,7 @@ from stn_helpers.experiments.attention import (
 )
 from stn_helpers.experiments.cluster import _unfit, on_cluster
 from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, do_job, state, stored_seeds
-from stn_helpers.experiments.runs import in_processes, run_jobs
+from stn_helpers.experiments.runs import KEEP_MEMORY, in_processes, run_jobs
 from stn_helpers.experiments.tables import columns, spread
 from stn_helpers.files import write_atomically
 from stn_helpers.networks import SearchingSTN, field_stn
@@ -108,6 +109,15 @@ def test_a_killed_job_and_a_failing_one_leave_the_others_alone_and_the_killed_on
 
     run_jobs([killed, alone], two_processes)
     assert "2 jobs, 2 done" in capfd.readouterr().out
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are those of GNU's C library")
+def test_memory_that_a_job_has_freed_is_kept_for_it(folder, monkeypatch):
+    for name in KEEP_MEMORY:
+        monkeypatch.setenv(name, "")  # so that what in_processes sets is taken back
+        monkeypatch.delenv(name)
+    run_jobs([Job("tiny", "look", "", 0, tiny_jobs.look)], two_processes)
+    assert load_result("tiny/look_0")["figures"]["pages"] < 800  # one tensor of 128×56×56×2 numbers has 784
 
 
 def test_a_job_that_another_process_is_at_is_left_to_it(folder, capfd):

@@ -1,6 +1,7 @@
 """Jobs of a second, for the tests of the runner: they are carried out in processes that import them from here."""
 
 import os
+import resource
 import signal
 import time
 import zlib
@@ -10,6 +11,7 @@ from torch import nn
 
 from stn_helpers.data import Digits
 from stn_helpers.experiments.jobs import Job, checkpoint_path
+from stn_helpers.paper_networks import distorted_net
 from stn_helpers.results import results_folder
 from stn_helpers.training import Recipe, fit
 
@@ -48,6 +50,15 @@ def train(job: Job, device: str) -> dict:
         "first watched": watched[0] if watched else None,
         "threads": torch.get_num_threads(),
     }
+
+
+def look(job: Job, device: str) -> dict:
+    """Thirty steps of a transformer; how many pages of memory the system had to make for the last twenty, a step."""
+    net, images, pages = distorted_net("st_fcn_projective", 42), torch.rand(128, 1, 42, 42), []
+    for _ in range(30):
+        net(images).sum().backward()
+        pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+    return {"pages": (pages[-1] - pages[9]) / 20}
 
 
 def fail(job: Job, device: str) -> dict:

@@ -19,7 +19,13 @@ from tqdm import tqdm
 
 from stn_helpers.experiments.jobs import Job, do_job, state
 
-__all__ = ["Event", "in_processes", "run_jobs"]
+__all__ = ["KEEP_MEMORY", "Event", "in_processes", "run_jobs"]
+
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+"""Settings of GNU's C library, in bytes: it keeps what is freed, up to two gigabytes, for the next to ask.
+
+Left to itself it hands the large tensors of a step back to the system and has every page of them made anew in the next step.
+On a virtual machine that can take as long as the arithmetic."""
 
 
 class Event(NamedTuple):
@@ -80,6 +86,7 @@ def in_processes(jobs: list[Job], processes: int, device: str) -> Iterator[Event
     if processes < 1:
         raise ValueError(f"processes: wanted at least 1, got {processes}")
     threads = max(1, torch.get_num_threads() // processes)
+    os.environ.update(KEEP_MEMORY | os.environ)  # the C library reads them when a process starts; what is set stays
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locked threads
     waiting, running = list(jobs), {}
     try:
