@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stn_helpers.data import Digits
 from stn_helpers.distortions import rotated_scaled_translated
 from stn_helpers.networks import Standardize
-from stn_helpers.paper_networks import FAMILIES, SEEN
+from stn_helpers.paper_networks import FAMILIES, SEEN, connected, convolved
 from stn_helpers.spatial_transformer import ParallelSpatialTransformer, parallel_head
 from stn_helpers.transforms import Transform
 
@@ -83,11 +83,6 @@ class PairImages:
         return rotated_scaled_translated(chosen, CANVAS).view(-1, 2, CANVAS, CANVAS)
 
 
-def connected(inputs: int, units: int) -> list[nn.Module]:
-    """Linear map, batch norm, ReLU: three layers, for ``nn.Sequential``."""
-    return [nn.Linear(inputs, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
-
-
 def pair_localization(transform: Transform, count: int) -> nn.Sequential:
     """The fully connected localization network: at half the resolution, two layers of 32 units a transformer, then every θ.
 
@@ -121,14 +116,8 @@ def sum_fcn(channels: int, units: int) -> nn.Sequential:
 def sum_cnn(channels: int, filters: int) -> nn.Sequential:
     """Convolutional: 64 filters of 9×9, ``filters`` of 7×7, each max-pooled by 2, on channels×28×28; logits of 19 sums."""
     return nn.Sequential(
-        nn.Conv2d(channels, 64, kernel_size=9, bias=False),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(64),
-        nn.ReLU(),
-        nn.Conv2d(64, filters, kernel_size=7, bias=False),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(filters),
-        nn.ReLU(),
+        *convolved(nn.Conv2d(channels, 64, kernel_size=9, bias=False), 2),
+        *convolved(nn.Conv2d(64, filters, kernel_size=7, bias=False), 2),
         nn.Flatten(),
         nn.Linear(filters * 2 * 2, SUMS),
     )

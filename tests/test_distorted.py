@@ -17,11 +17,12 @@ from stn_helpers.experiments.distorted import (
     READ_OTHERWISE,
     RECIPES,
     TABLE,
+    build,
     errors,
     fixed,
 )
 from stn_helpers.experiments.jobs import Job, checkpoint_path
-from stn_helpers.paper_networks import MODELS, distorted_net
+from stn_helpers.paper_networks import MODELS
 from stn_helpers.results import load_weights, save_result
 from stn_helpers.training import History
 
@@ -98,7 +99,7 @@ def test_a_job(folder, few, model, data):
     weights = folder / "distorted" / f"{model}_{data}_0.safetensors"
     assert weights.exists() == (model == "st_cnn_tps")
     if weights.exists():
-        net = distorted_net(model, DATA[data][1], seed=7)
+        net = build(model, data, seed=7)
         start = net.transformer.localization[-1].bias.clone()
         load_weights(job.name, net.transformer)
         assert (net.transformer.localization[-1].bias - start).abs().max() > 1e-5
@@ -116,7 +117,7 @@ def test_what_a_job_trains_on_and_counts(folder, few, monkeypatch):
 
     monkeypatch.setattr(distorted, "fit", untrained)
     figures = distorted.measure(Job("distorted", "st_cnn_affine", "P", 3, distorted.measure), "cpu")
-    net = distorted_net("st_cnn_affine", 28, seed=3).eval()
+    net = build("st_cnn_affine", "P", seed=3).eval()
     test = fixed(few.test, "P")
     with torch.no_grad():
         wrong = sum(int(net(image[None]).argmax() != label) for image, label in zip(*test, strict=True))
@@ -126,6 +127,14 @@ def test_what_a_job_trains_on_and_counts(folder, few, monkeypatch):
     trained_on = {tuple(image.flatten().tolist()) for image in given["train"].images}
     assert len(trained_on) == 80 and trained_on < all_of_them
     assert not (folder / "distorted" / "st_cnn_affine_P_3.safetensors").exists()
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_which_nets_have_batch_norm(data):
+    normed = [isinstance(part, torch.nn.BatchNorm1d) for part in build("fcn", data).modules()]
+    assert sum(normed) == (2 if data == "RTS" else 0)
+    recipe = RECIPES["st_cnn_affine", data]
+    assert (recipe.lr, recipe.bfloat16) == ((0.01, True) if data == "RTS" else (0.004, False))
 
 
 def record(model: str, data: str, seed: int, error: float) -> None:

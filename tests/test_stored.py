@@ -11,7 +11,6 @@ from stn_helpers.experiments import addition, attention, distorted, parts, seque
 from stn_helpers.experiments.jobs import stored_seeds
 from stn_helpers.networks import mnist_stn
 from stn_helpers.number_readers import number_reader
-from stn_helpers.paper_networks import distorted_net
 from stn_helpers.results import has_result, load_result, load_weights
 from stn_helpers.training import Recipe, evaluate
 
@@ -51,7 +50,7 @@ MEASURED = {
     "attention": (attention, lambda model, data: attention.RECIPES[model]),
 }
 BUILT = {
-    "distorted": lambda model, data: distorted_net(model, distorted.DATA[data][1]),
+    "distorted": distorted.build,
     "addition": lambda model, data: addition_net(model),
     "sequences": lambda model, data: number_reader(model, int(data)),
 }
