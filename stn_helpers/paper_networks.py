@@ -4,7 +4,7 @@ Jaderberg et al. 2015, section 4.1 and appendix A.4. Each net has about 400 thou
 units a layer and 32 to 64 filters; with 64 and 64 filters its convolutional net has 209 thousand, with twice 256 units the
 other one 270 thousand. So we keep the 400 thousand, the same for every net, and let the widths follow.
 
-The nets can have batch norm behind every hidden layer, of which the paper does not speak (Ioffe and Szegedy 2015).
+Batch norm (Ioffe and Szegedy 2015), of which the paper does not speak, follows every hidden layer.
 """
 
 from __future__ import annotations
@@ -55,67 +55,62 @@ class RowsConv2d(nn.Conv2d):
 
     Args:
         filters: channels of the output.
-        kernel_size: k; the kernels are k×k, stride 1, no padding.
-        bias: whether a learnt number is added to each channel of the output.
+        kernel_size: k; the kernels are k×k, stride 1, no padding, no bias.
     """
 
-    def __init__(self, filters: int, kernel_size: int, bias: bool = True) -> None:
-        super().__init__(1, filters, kernel_size, bias=bias)
+    def __init__(self, filters: int, kernel_size: int) -> None:
+        super().__init__(1, filters, kernel_size, bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """B×1×H×W → B×filters×(H − k + 1)×(W − k + 1), as ``nn.Conv2d`` with the same weights."""
         rows = image[:, 0].unfold(1, self.kernel_size[0], 1).permute(0, 3, 1, 2)  # B×k×(H − k + 1)×W
         rows = rows.contiguous(memory_format=torch.channels_last)  # then so is the output, which max pooling likes
-        return F.conv2d(rows, self.weight[:, 0, :, None], self.bias)
+        return F.conv2d(rows, self.weight[:, 0, :, None])
 
 
-def connected(inputs: int, units: int, batch_norm: bool = True) -> list[nn.Module]:
-    """A fully connected hidden layer: linear map, batch norm if wanted, ReLU; modules for ``nn.Sequential``."""
-    norm = [nn.BatchNorm1d(units)] if batch_norm else []
-    return [nn.Linear(inputs, units, bias=not batch_norm), *norm, nn.ReLU()]  # batch norm takes any bias out again
+def connected(inputs: int, units: int) -> list[nn.Module]:
+    """A fully connected hidden layer: linear map, batch norm, ReLU; modules for ``nn.Sequential``."""
+    return [nn.Linear(inputs, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]  # batch norm takes any bias out again
 
 
-def convolved(convolution: nn.Conv2d, pool: int, batch_norm: bool = True) -> list[nn.Module]:
-    """A convolutional hidden layer: convolution, max pooling, batch norm if wanted, ReLU; modules for ``nn.Sequential``.
+def convolved(convolution: nn.Conv2d, pool: int) -> list[nn.Module]:
+    """A convolutional hidden layer: convolution, max pooling, batch norm, ReLU; modules for ``nn.Sequential``.
 
     Args:
-        convolution: with batch norm behind it, it needs no bias.
+        convolution: needs no bias, since batch norm takes it out again.
         pool: side of the squares of which the maximum is kept; 1: no pooling.
-        batch_norm: whether the layer has it.
     """
     pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
-    norm = [nn.BatchNorm2d(convolution.out_channels)] if batch_norm else []
-    return [convolution, *pooling, *norm, nn.ReLU()]
+    return [convolution, *pooling, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
 
 
-def fcn_classifier(units: int, batch_norm: bool = False) -> nn.Sequential:
+def fcn_classifier(units: int) -> nn.Sequential:
     """Fully connected: two hidden layers of so many units, on 1×28×28 images; logits of 10 classes."""
     return nn.Sequential(
         nn.Flatten(),
-        *connected(SEEN * SEEN, units, batch_norm),
-        *connected(units, units, batch_norm),
+        *connected(SEEN * SEEN, units),
+        *connected(units, units),
         nn.Linear(units, 10),
     )
 
 
-def cnn_classifier(filters: int, side: int = SEEN, batch_norm: bool = False) -> nn.Sequential:
+def cnn_classifier(filters: int, side: int = SEEN) -> nn.Sequential:
     """Convolutional: 48 filters of 9×9, ``filters`` of 7×7, each max-pooled by 2, on 1×side×side; logits of 10 classes."""
     maps = ((side - 8) // 2 - 6) // 2  # side of what the second pooling puts out
     return nn.Sequential(
-        *convolved(RowsConv2d(48, 9, bias=not batch_norm), 2, batch_norm),
-        *convolved(nn.Conv2d(48, filters, kernel_size=7, bias=not batch_norm), 2, batch_norm),
+        *convolved(RowsConv2d(48, 9), 2),
+        *convolved(nn.Conv2d(48, filters, kernel_size=7, bias=False), 2),
         nn.Flatten(),
         nn.Linear(filters * maps * maps, 10),
     )
 
 
-def fcn_localization(transform: Transform, side: int, batch_norm: bool = False) -> nn.Sequential:
+def fcn_localization(transform: Transform, side: int) -> nn.Sequential:
     """The fully connected localization network: two layers of 32 units, then θ.
 
     Args:
         transform: the family whose θ is regressed.
         side: pixels of the images' side.
-        batch_norm: whether each hidden layer has it.
 
     Returns:
         A module from B×1×side×side to B×num_params.
@@ -123,19 +118,18 @@ def fcn_localization(transform: Transform, side: int, batch_norm: bool = False) 
     return nn.Sequential(
         Standardize(),
         nn.Flatten(),
-        *connected(side * side, 32, batch_norm),
-        *connected(32, 32, batch_norm),
+        *connected(side * side, 32),
+        *connected(32, 32),
         theta_head(32, transform),
     )
 
 
-def cnn_localization(transform: Transform, side: int, batch_norm: bool = False) -> nn.Sequential:
+def cnn_localization(transform: Transform, side: int) -> nn.Sequential:
     """The convolutional localization network: at half the resolution, twice 20 filters of 5×5, 20 units, then θ.
 
     Args:
         transform: the family whose θ is regressed.
         side: pixels of the images' side, at least 28.
-        batch_norm: whether each hidden layer has it.
 
     Returns:
         A module from B×1×side×side to B×num_params.
@@ -144,15 +138,15 @@ def cnn_localization(transform: Transform, side: int, batch_norm: bool = False) 
     return nn.Sequential(
         Standardize(),
         nn.AvgPool2d(2),
-        *convolved(nn.Conv2d(1, 20, kernel_size=5, bias=not batch_norm), 2, batch_norm),
-        *convolved(nn.Conv2d(20, 20, kernel_size=5, bias=not batch_norm), 1, batch_norm),
+        *convolved(nn.Conv2d(1, 20, kernel_size=5, bias=False), 2),
+        *convolved(nn.Conv2d(20, 20, kernel_size=5, bias=False), 1),
         nn.Flatten(),
-        *connected(20 * maps * maps, 20, batch_norm),
+        *connected(20 * maps * maps, 20),
         theta_head(20, transform),
     )
 
 
-def distorted_net(model: str, side: int = SEEN, seed: int = 0, batch_norm: bool = False) -> nn.Sequential:
+def distorted_net(model: str, side: int = SEEN, seed: int = 0) -> nn.Sequential:
     """A net of the table: what it looks at, then standardising, then the classifier; about 400 thousand parameters.
 
     The classifiers see 28×28 pixels. Images of 28×28 go through the transformer, or straight to the classifier. Larger
@@ -166,7 +160,6 @@ def distorted_net(model: str, side: int = SEEN, seed: int = 0, batch_norm: bool 
         model: one of `MODELS`.
         side: pixels of the images' side: 28 (R, P, E), 42 (RTS) or 60 (TC).
         seed: of the initial weights.
-        batch_norm: whether every hidden layer has it, those of the localization network too.
 
     Returns:
         A module from B×1×side×side in [0, 1] to B×10 logits. Its parts are ``transformer`` (where there is one),
@@ -186,7 +179,7 @@ def distorted_net(model: str, side: int = SEEN, seed: int = 0, batch_norm: bool 
     net = nn.Sequential()
     if family:
         transform, localization = FAMILIES[family], fcn_localization if kind == "st_fcn" else cnn_localization
-        looks = SpatialTransformer(localization(transform, side, batch_norm), transform, out_size=seen)
+        looks = SpatialTransformer(localization(transform, side), transform, out_size=seen)
         net.add_module("transformer", looks)
     elif not as_it_is:
         net.add_module("whole", nn.Upsample(size=seen, mode="bilinear"))
@@ -195,7 +188,7 @@ def distorted_net(model: str, side: int = SEEN, seed: int = 0, batch_norm: bool 
     net.add_module("standardize", Standardize())
     width = WIDTH[kind][side]
     if kind.endswith("fcn"):
-        net.add_module("classifier", fcn_classifier(width, batch_norm))
+        net.add_module("classifier", fcn_classifier(width))
     else:
-        net.add_module("classifier", cnn_classifier(width, side if as_it_is else SEEN, batch_norm))
+        net.add_module("classifier", cnn_classifier(width, side if as_it_is else SEEN))
     return net

@@ -129,14 +129,6 @@ def test_what_a_job_trains_on_and_counts(folder, few, monkeypatch):
     assert not (folder / "distorted" / "st_cnn_affine_P_3.safetensors").exists()
 
 
-@pytest.mark.parametrize("data", DATA)
-def test_which_nets_have_batch_norm(data):
-    normed = [isinstance(part, torch.nn.BatchNorm1d) for part in build("fcn", data).modules()]
-    assert sum(normed) == (2 if data == "RTS" else 0)
-    recipe = RECIPES["st_cnn_affine", data]
-    assert (recipe.lr, recipe.bfloat16) == ((0.01, True) if data == "RTS" else (0.004, False))
-
-
 def record(model: str, data: str, seed: int, error: float) -> None:
     figures = {"error": error, "parameters": 401_110, "seconds": 90.0}
     save_result(f"distorted/{model}_{data}_{seed}", figures, seeds=[seed], command="python c")
