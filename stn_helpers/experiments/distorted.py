@@ -85,7 +85,7 @@ def _recipe(model: str, data: str) -> Recipe:
 
 
 RECIPES = {cell: _recipe(*cell) for cell in TABLE + READ_OTHERWISE}
-"""How each model is trained on each kind of data; the distortions are fresh in every epoch."""
+"""(model, data) → how it is trained; the distortions are fresh in every epoch."""
 RECIPES["cnn", "RTS"] = replace(RECIPES["cnn", "RTS"], epochs=24)  # six times as many multiplications a pass
 
 SHOWN = (("st_fcn_affine", "RTS"), ("st_fcn_affine", "E"), ("st_fcn_tps", "E"), ("st_cnn_tps", "E"))
