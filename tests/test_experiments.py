@@ -80,6 +80,12 @@ def test_results_and_checkpoints_lie_where_the_environment_says(folder, monkeypa
     assert checkpoint_path(job) == ROOT / "checkpoints" / "attention" / "affine_3.safetensors"
 
 
+def test_where_the_digits_are_missing_the_way_out_is_said_and_no_traceback(folder, capfd):
+    with pytest.raises(RuntimeError, match=r"not done: tiny/blind_0 \(see its message above\)"):
+        run_jobs([Job("tiny", "blind", "", 0, tiny_jobs.find_no_digits)], two_processes)
+    assert capfd.readouterr().err == "MNIST cannot be had: this is the way out\n"
+
+
 def test_a_killed_job_and_a_failing_one_leave_the_others_alone_and_the_killed_one_goes_on(folder, capfd):
     killed, alone = Job("tiny", "killed", "", 1, tiny_jobs.train), Job("tiny", "alone", "R", 1, tiny_jobs.train)
     failing = Job("tiny", "failing", "", 0, tiny_jobs.fail)

@@ -9,7 +9,7 @@ import zlib
 import torch
 from torch import nn
 
-from stn_helpers.data import Digits
+from stn_helpers.data import DataError, Digits
 from stn_helpers.experiments.jobs import Job, checkpoint_path
 from stn_helpers.paper_networks import distorted_net
 from stn_helpers.results import results_folder
@@ -64,6 +64,11 @@ def look(job: Job, device: str) -> dict:
 def fail(job: Job, device: str) -> dict:
     """Fails."""
     raise ZeroDivisionError("a job that fails")
+
+
+def find_no_digits(job: Job, device: str) -> dict:
+    """Fails as a job does that finds no MNIST."""
+    raise DataError("MNIST cannot be had: this is the way out")
 
 
 def sleep(job: Job, device: str) -> dict:

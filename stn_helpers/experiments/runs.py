@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from stn_helpers.data import DataError
 from stn_helpers.experiments.jobs import Job, do_job, state
 
 __all__ = ["KEEP_MEMORY", "Event", "in_processes", "run_jobs"]
@@ -118,7 +119,7 @@ def _work(job: Job, device: str, threads: int, bar: bool) -> None:
     torch.set_num_threads(threads)
     try:
         do_job(job, device)
-    except BlockingIOError as error:
+    except (BlockingIOError, DataError) as error:  # their messages say it all; a traceback would hide them
         sys.exit(str(error))
 
 
