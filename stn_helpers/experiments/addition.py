@@ -25,7 +25,7 @@ PUBLISHED = {"fcn": 47.7, "cnn": 14.7, "st_fcn": 18.5, "2xst_fcn": 5.8}
 EPOCHS = {"fcn": 120, "cnn": 260, "st_fcn": 120, "2xst_fcn": 260}
 """The training draws so many pairs for every digit of the training set, each pair for one look.
 
-Sums are learnt late: after a training of 30 pairs two transformers, splines, still had half of those held back wrong."""
+Sums are learnt late: after 30 pairs for each digit two spline transformers still had half of those held back wrong."""
 RECIPE = Recipe(batch_size=128, lr=0.004, localization_lr=0.5, clip=1.0)
 """One epoch, as fit counts them, of pairs that are all different draws."""
 RECIPES = {kind: replace(RECIPE, bfloat16=kind == "cnn") for kind in EPOCHS}
