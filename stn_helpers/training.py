@@ -4,7 +4,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,8 +40,9 @@ class Recipe:
         label_smoothing: share of the target that is spread evenly over the classes.
         localization_lr: learning rate of the localization networks, as a share of ``lr``.
         clip: longest gradient, all parameters in one vector; a longer one is shortened to it. None: any length.
-        bfloat16: whether the model multiplies in bfloat16 (`torch.autocast`), which modern processors do faster; its
-            weights and their updates stay as they are, and the loss is computed in float32.
+        bfloat16: whether the model multiplies in bfloat16 (`torch.autocast`), which many modern processors do faster,
+            and others ten times more slowly (`suited_to`); its weights and their updates stay as they are, and the
+            loss is computed in float32.
 
     Raises:
         ValueError: a value is out of its range; the message names it.
@@ -84,6 +85,16 @@ class Recipe:
     def steps(self, images: int) -> int:
         """Steps of a whole training on ``images`` images."""
         return max(1, round(self.epochs * self.steps_per_epoch(images)))
+
+    def suited_to(self, device: str | torch.device) -> "Recipe":
+        """The same recipe; without ``bfloat16`` where the device has no instructions for it.
+
+        A processor that has none must imitate them: convolutions then take ten times as long as in float32.
+
+        Args:
+            device: "cpu", "cuda" or "mps"; on "mps" the recipe stays as it is.
+        """
+        return replace(self, bfloat16=self.bfloat16 and _multiplies_bfloat16(torch.device(device)))
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate in step number ``step`` (from 0) of ``steps``: half a cosine up, half a cosine down.
@@ -296,6 +307,15 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     if device is not None and str(device) not in usable:
         raise ValueError(f"device {str(device)!r} is not to be had here; usable: {', '.join(usable)}")
     return torch.device(device or usable[0])
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device itself multiplies numbers in bfloat16."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":  # torch asks its CPU library in this way before it compiles a net for bfloat16
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return True
 
 
 def _groups(model: nn.Module) -> list[dict]:

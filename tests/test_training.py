@@ -1,12 +1,14 @@
 """Training: equal to a plain torch loop, the same twice, and after a kill the same as if nothing had happened."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -178,6 +180,23 @@ def test_bfloat16_is_a_plain_loop_under_autocast():
         optimizer.step()
     exact = quiet_fit(net(dropout=0.0), train, replace(recipe, bfloat16=False)).losses
     assert 1e-4 < (losses - exact).abs().max() < 0.1
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the kernel's own list of instructions is wanted")
+def test_bfloat16_is_left_out_where_the_processor_has_no_instructions_for_it():
+    """Judged by the kernel, which lists what the processor can: AVX-512 on Intel and AMD, bf16 on ARM."""
+    flags = set(re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1].split())
+    can = "bf16" in flags or {"avx512bw", "avx512vl", "avx512dq"} <= flags
+    recipe = Recipe(epochs=3, lr=0.02, bfloat16=True)
+    assert recipe.suited_to("cpu") == replace(recipe, bfloat16=can)
+    assert replace(recipe, bfloat16=False).suited_to("cpu") == replace(recipe, bfloat16=False)
+    assert recipe.suited_to("mps") == recipe
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_a_gpu_says_itself_whether_it_has_bfloat16(monkeypatch, can):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: can)
+    assert Recipe(bfloat16=True).suited_to(torch.device("cuda")).bfloat16 is can
 
 
 def test_several_labels_an_image_are_that_many_plain_losses():

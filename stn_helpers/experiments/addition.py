@@ -59,11 +59,11 @@ def measure(job: Job, device: str) -> dict:
     """Train the net of a job; its error on pairs of digits held back from training, and on those of the test set."""
     digits, kind = load_digits("mnist"), kind_of(job.model)
     train, validation = split_validation(digits.train, HELD_BACK)
-    net = addition_net(job.model, job.seed)
+    net, recipe = addition_net(job.model, job.seed), RECIPES[kind].suited_to(device)
     history = fit(
         net,
         draw_sums(train, EPOCHS[kind] * len(train.labels), job.seed),
-        RECIPES[kind],
+        recipe,
         seed=job.seed,
         augment=PairImages(train.images),
         checkpoint=checkpoint_path(job),
@@ -76,7 +76,7 @@ def measure(job: Job, device: str) -> dict:
     return {
         "error": round(error, 4),
         "validation error": round(validation_error, 4),
-        "recipe": asdict(RECIPES[kind]),
+        "recipe": asdict(recipe),
         "pairs per digit": EPOCHS[kind],
         "parameters": sum(p.numel() for p in net.parameters()),
         "steps": history.steps,

@@ -120,11 +120,11 @@ def measure(job: Job, device: str) -> dict:
     """Train the net of a job; its error on digits held back and on the fixed test set."""
     digits = load_digits("mnist")
     train, held_back = split_validation(digits.train, HELD_BACK)
-    net = build(job.model, job.data, job.seed)
+    net, recipe = build(job.model, job.data, job.seed), RECIPES[job.model, job.data].suited_to(device)
     history = fit(
         net,
         train,
-        RECIPES[job.model, job.data],
+        recipe,
         seed=job.seed,
         augment=DATA[job.data][0],
         checkpoint=checkpoint_path(job),
@@ -134,7 +134,7 @@ def measure(job: Job, device: str) -> dict:
     figures = {
         "error": percent_wrong(net, fixed(digits.test, job.data)),
         "validation error": percent_wrong(net, fixed(held_back, job.data, seed=1)),
-        "recipe": asdict(RECIPES[job.model, job.data]),
+        "recipe": asdict(recipe),
         "parameters": sum(p.numel() for p in net.parameters()),
         "steps": history.steps,
         "seconds": history.seconds,

@@ -74,7 +74,7 @@ def errors_by_length(seen: Tensor, labels: Tensor) -> dict[str, float]:
 
 def measure(job: Job, device: str) -> dict:
     """Train a net; its error on numbers held back and on the test set."""
-    numbers, recipe = load_house_numbers(int(job.data)), RECIPES[job.data]
+    numbers, recipe = load_house_numbers(int(job.data)), RECIPES[job.data].suited_to(device)
     net = number_reader(job.model, int(job.data), job.seed)
     history = fit(
         net,
