@@ -77,9 +77,14 @@ def convolved(convolution: nn.Conv2d, pool: int) -> list[nn.Module]:
     """A convolutional hidden layer: convolution, max pooling, batch norm, ReLU; modules for ``nn.Sequential``.
 
     Args:
-        convolution: needs no bias, since batch norm takes it out again.
+        convolution: without a bias, since batch norm takes it out again.
         pool: side of the squares of which the maximum is kept; 1: no pooling.
+
+    Raises:
+        ValueError: the convolution has a bias.
     """
+    if convolution.bias is not None:
+        raise ValueError("convolution: it has a bias, which batch norm would take out again; make it with bias=False")
     pooling = [nn.MaxPool2d(pool)] if pool > 1 else []
     return [convolution, *pooling, nn.BatchNorm2d(convolution.out_channels), nn.ReLU()]
 

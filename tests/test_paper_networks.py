@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from stn_helpers.networks import MNIST_MEAN, MNIST_STD
-from stn_helpers.paper_networks import FAMILIES, MODELS, RowsConv2d, cnn_localization, distorted_net
+from stn_helpers.paper_networks import (
+    FAMILIES,
+    MODELS,
+    RowsConv2d,
+    cnn_localization,
+    convolved,
+    distorted_net,
+)
 
 SIDES = (28, 42, 60)
 WITH = [model for model in MODELS if model.startswith("st_")]
@@ -190,3 +197,10 @@ def test_what_is_not_in_the_table_is_named():
         distorted_net("st_cnn")
     with pytest.raises(ValueError, match="side: wanted one of 28, 42, 60 pixels, got 32"):
         distorted_net("cnn", 32)
+
+
+def test_a_hidden_layer_has_no_bias_beside_that_of_batch_norm():
+    layer = nn.Sequential(*convolved(nn.Conv2d(1, 3, 5, bias=False), 2))
+    assert layer(torch.rand(2, 1, 12, 12)).shape == (2, 3, 4, 4)
+    with pytest.raises(ValueError, match="convolution: it has a bias"):
+        convolved(nn.Conv2d(1, 3, 5), 2)
