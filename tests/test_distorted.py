@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stn_helpers import training
 from stn_helpers.data import DigitData, Digits
 from stn_helpers.experiments import distorted
 from stn_helpers.experiments.distorted import (
@@ -107,15 +108,17 @@ def test_a_job(folder, few, model, data):
     assert checkpoint_path(job).exists()  # the runner removes it when the record is written
 
 
-def test_what_a_job_trains_on_and_counts(folder, few, monkeypatch):
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_what_a_job_trains_on_and_counts(folder, few, monkeypatch, bfloat16):
     """Without training: the errors are those of the first weights, counted here by hand."""
     given = {}
 
     def untrained(net, train, recipe, **more):
-        given.update(more, train=train)
+        given.update(more, train=train, recipe=recipe)
         return History(torch.ones(2), torch.ones(2, dtype=torch.float64))
 
     monkeypatch.setattr(distorted, "fit", untrained)
+    monkeypatch.setattr(training, "_multiplies_bfloat16", lambda device: bfloat16)
     figures = distorted.measure(Job("distorted", "st_cnn_affine", "P", 3, distorted.measure), "cpu")
     net = build("st_cnn_affine", "P", seed=3).eval()
     test = fixed(few.test, "P")
@@ -123,6 +126,7 @@ def test_what_a_job_trains_on_and_counts(folder, few, monkeypatch):
         wrong = sum(int(net(image[None]).argmax() != label) for image, label in zip(*test, strict=True))
     assert figures["error"] == pytest.approx(100 * wrong / 60, abs=1e-3)
     assert (given["seed"], given["augment"]) == (3, DATA["P"][0])
+    assert given["recipe"].bfloat16 is figures["recipe"]["bfloat16"] is bfloat16
     all_of_them = {tuple(image.flatten().tolist()) for image in few.train.images}
     trained_on = {tuple(image.flatten().tolist()) for image in given["train"].images}
     assert len(trained_on) == 80 and trained_on < all_of_them

@@ -69,7 +69,7 @@ def test_records_are_of_the_recipe_and_of_the_net_that_the_code_has_now(experime
     for cell, figures in stored:
         used, ours = figures["recipe"], recipe_of(*cell)
         trained_by = Recipe(**used | {"betas": tuple(used["betas"])})
-        assert trained_by in (ours, replace(ours, bfloat16=False)), cell  # in float32, where that was faster
+        assert trained_by in (ours, replace(ours, bfloat16=False)), cell  # float32: see suited_to
         if experiment in BUILT:
             assert sum(p.numel() for p in BUILT[experiment](*cell).parameters()) == figures["parameters"], cell
         if experiment == "addition":
