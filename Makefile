@@ -23,9 +23,10 @@ digits: setup ## the digits: MNIST found or downloaded, or the ones inside sciki
 	@"$(BIN)/python" tools/digits_ready.py
 
 # The pages are always read afresh: read incrementally, a warning of the last build would go unseen in this one.
-# What is slow, executing the chapters, comes from the cache under _build.
+# What is slow, executing the chapters, is done before, several at once, and comes from the cache under _build.
 book: digits ## execute the chapters and build the site
 	@rm -rf _build/html
+	@"$(BIN)/python" tools/execute.py
 	@"$(BIN)/jupyter-book" build . --all -W --keep-going -n || { echo "The book was not built: see above, and _build/html/reports."; exit 1; }
 	@echo "The book: _build/html/index.html (open it in a browser, or run: make serve)"
 

@@ -7,57 +7,12 @@ import re
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from conftest import SITE
-
-PAGES = sorted(
-    name
-    for name in (path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html"))
-    if not name.startswith("_static/") and name != "index.html"
-)
-CONTENT = [page for page in PAGES if page.startswith(("book/", "notebooks/"))]
-PHONE = {"width": 390, "height": 844}
-DESK = {"width": 1280, "height": 900}
+from site_pages import CONTENT, PAGES, PHONE, Visit
 
 
 def test_the_book_is_built(site):
     assert CONTENT
-
-
-class Visit:
-    """A page opened in the browser, with all that went wrong on the way."""
-
-    def __init__(self, browser, address: str, base: str, viewport=DESK, **options) -> None:
-        self.context = browser.new_context(viewport=viewport, **options)
-        self.page = self.context.new_page()
-        self.faults: list[str] = []
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.faults.append(f"script error: {error}"))
-        self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
-        self.page.on("response", self._response)
-        self.page.on("request", lambda request: self._request(request.url, base))
-        self.page.goto(address, wait_until="load")
-        self.page.evaluate("() => window.MathJax?.startup?.promise")
-        self.page.wait_for_load_state("networkidle")
-
-    def _console(self, message) -> None:
-        if message.type in ("error", "warning"):
-            self.faults.append(f"console {message.type}: {message.text}")
-
-    def _response(self, response) -> None:
-        if response.status >= 400:
-            self.faults.append(f"status {response.status}: {response.url}")
-
-    def _request(self, url: str, base: str) -> None:
-        if not url.startswith((base, "data:", "blob:")):
-            self.faults.append(f"request to another place: {url}")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.context.close()
 
 
 # Text of the page outside of code and of rendered formulas.
@@ -101,22 +56,6 @@ def test_page(browser, site, site_server, name, scheme):
         )
         assert width <= PHONE["width"], wide
         assert visit.faults == []
-
-
-@pytest.mark.parametrize("mode, screen", [("light", DESK), ("dark", DESK), ("light", PHONE)])
-@pytest.mark.parametrize("name", CONTENT)
-def test_accessibility(browser, site, name, mode, screen):
-    base = site.as_uri()
-    with Visit(browser, f"{base}/{name}", base, viewport=screen, color_scheme=mode) as visit:
-        assert visit.page.locator("html").get_attribute("data-theme") == mode
-        found = Axe().run(visit.page).response["violations"]
-    grave = [
-        f"{fault['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for fault in found
-        if fault["impact"] in ("serious", "critical")
-        for node in fault["nodes"]
-    ]
-    assert grave == [], "\n".join(grave)
 
 
 def test_the_front_door_opens_the_welcome_page(browser, site):

@@ -12,7 +12,7 @@ from conftest import ROOT, missing
 from jupyter_cache import get_cache
 
 sys.path.append(str(ROOT / "tools"))
-from book_extension import execution_key
+from book_extension import cache_folder
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -30,7 +30,7 @@ def text_of(output: dict) -> str:
 
 @pytest.fixture(scope="module")
 def cache():
-    folder = ROOT / "_build" / ".jupyter_cache" / execution_key()
+    folder = cache_folder()
     if not folder.is_dir():
         missing("this state of the book is not built: run make book")
     return get_cache(folder)

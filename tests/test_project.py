@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from conftest import ROOT
@@ -311,37 +312,54 @@ def test_digits_are_asked_for_again_when_the_question_changes(tmp_path, monkeypa
     assert digits_ready.digits() == "answer 3"
 
 
-def test_a_chapter_is_executed_once_and_its_failure_fails_the_build(tmp_path):
-    """A book of one chapter, with this book's settings."""
+@pytest.fixture
+def small_book(tmp_path) -> Path:
+    """The folder of a book of two chapters, with this book's settings and tools."""
     for name in ("tools", "assets"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "_config.yml", tmp_path)
-    (tmp_path / "book").mkdir()
+    for folder in ("book", "notebooks", "stn_helpers"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "book" / "references.bib").touch()
-    (tmp_path / "stn_helpers").mkdir()
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: chapter\n")
-    cells = [
-        {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# A chapter"},
-        {"cell_type": "code", "id": "b", "metadata": {}, "source": "1 / 0", "outputs": [], "execution_count": None},
-    ]
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
+    chapters = "chapters:\n- file: notebooks/2\n"
+    (tmp_path / "_toc.yml").write_text(f"format: jb-book\nroot: notebooks/1\n{chapters}")
+    return tmp_path
 
-    def build(source: str) -> tuple[int, int]:
-        """Exit status, and how many chapters were executed."""
-        cells[1]["source"] = source
-        (tmp_path / "chapter.ipynb").write_text(json.dumps(notebook))
-        command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "--all", "-W", "--keep-going", "-n"]
+
+def test_a_chapter_is_executed_once_and_its_failure_fails_the_build(small_book):
+    def write(number: int, source: str) -> None:
+        cells = [nbformat.v4.new_markdown_cell(f"# Chapter {number}", id="a"), nbformat.v4.new_code_cell(source, id="b")]
+        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, small_book / "notebooks" / f"{number}.ipynb")
+
+    def run(*command: str) -> subprocess.CompletedProcess:
         environment = {**os.environ, "STN_SOURCE": "sklearn"}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        python, *arguments = command
+        command = [Path(sys.executable).with_name(python), *arguments]
+        return subprocess.run(command, cwd=small_book, env=environment, capture_output=True, text=True)
+
+    def execute() -> tuple[int, int]:
+        """Exit status, and how many chapters were executed, by the command that comes before the build."""
+        done = run("python", "tools/execute.py")
+        assert ("ZeroDivisionError" in done.stdout and "2.ipynb" in done.stderr) == bool(done.returncode)
+        return done.returncode, done.stderr.count("Executing: ")
+
+    def build() -> tuple[int, int]:
+        """The same of the build."""
+        done = run("jupyter-book", "build", ".", "--all", "-W", "--keep-going", "-n")
         return done.returncode, done.stdout.count("Executing notebook")
 
-    assert build("1 / 0") == (1, 1)
-    assert build("1 / 0") == (1, 1)
-    assert build("print(1)") == (0, 1)
-    assert build("print(1)") == (0, 0)
-    (tmp_path / "stn_helpers" / "new.py").write_text("")  # what the chapter imports has changed
-    assert build("print(1)") == (0, 1)
+    write(1, "print(1)")
+    write(2, "1 / 0")
+    assert execute() == (1, 2)
+    assert execute() == (1, 1)
+    assert build() == (1, 1)
+    write(2, "print(2)")
+    assert execute() == (0, 1)
+    assert build() == (0, 0)
+    (small_book / "stn_helpers" / "new.py").write_text("")  # what the chapters import has changed
+    assert execute() == (0, 2)
 
 
 def test_an_old_python_is_told_so(monkeypatch):

@@ -25,8 +25,12 @@ def execution_key() -> str:
     return total.hexdigest()[:16]
 
 
+def cache_folder() -> Path:
+    return ROOT / "_build" / ".jupyter_cache" / execution_key()
+
+
 def choose_cache(app: Sphinx, config: Config) -> None:
-    config.nb_execution_cache_path = str(ROOT / "_build" / ".jupyter_cache" / execution_key())
+    config.nb_execution_cache_path = str(cache_folder())
 
 
 def say_nothing(widget: OutputWidget) -> None:
