@@ -321,8 +321,7 @@ def small_book(tmp_path) -> Path:
     for folder in ("book", "notebooks", "stn_helpers"):
         (tmp_path / folder).mkdir()
     (tmp_path / "book" / "references.bib").touch()
-    chapters = "chapters:\n- file: notebooks/2\n"
-    (tmp_path / "_toc.yml").write_text(f"format: jb-book\nroot: notebooks/1\n{chapters}")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: notebooks/1\nchapters:\n- file: notebooks/2\n")
     return tmp_path
 
 
@@ -333,10 +332,9 @@ def test_a_chapter_is_executed_once_and_its_failure_fails_the_build(small_book):
         notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
         nbformat.write(notebook, small_book / "notebooks" / f"{number}.ipynb")
 
-    def run(*command: str) -> subprocess.CompletedProcess:
+    def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
         environment = {**os.environ, "STN_SOURCE": "sklearn"}
-        python, *arguments = command
-        command = [Path(sys.executable).with_name(python), *arguments]
+        command = [Path(sys.executable).with_name(program), *arguments]
         return subprocess.run(command, cwd=small_book, env=environment, capture_output=True, text=True)
 
     def execute() -> tuple[int, int]:
