@@ -149,7 +149,7 @@ def test_make_repository_rejects_what_is_no_address(address, tmp_path):
 def test_contents_list_every_notebook_and_page():
     contents = (ROOT / "_toc.yml").read_text()
     listed = set(re.findall(r"(?:file|root): (\S+)", contents))
-    pages = [*NOTEBOOKS, *(ROOT / "book").glob("*.md")]
+    pages = [*NOTEBOOKS, *(ROOT / "book").rglob("*.md")]
     assert listed == {path.relative_to(ROOT).with_suffix("").as_posix() for path in pages}
 
 
