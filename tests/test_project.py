@@ -153,6 +153,23 @@ def test_contents_list_every_notebook_and_page():
     assert listed == {path.relative_to(ROOT).with_suffix("").as_posix() for path in pages}
 
 
+def test_the_reference_has_a_place_for_every_module():
+    documented = {
+        f"api/{page.stem}": re.findall(r"automodule:: stn_helpers\.(\S+)", page.read_text())
+        for page in (ROOT / "book" / "api").glob("*.md")
+    }
+    overview = (ROOT / "book" / "api.md").read_text()
+    promised = {page: re.findall(r"`(\w+)`", names) for page, names in re.findall(r"- {doc}`(\S+)`: (.*)", overview)}
+    packages = {page: list(dict.fromkeys(name.partition(".")[0] for name in names)) for page, names in documented.items()}
+    assert promised == packages
+
+    package = ROOT / "stn_helpers"
+    names = {".".join(path.relative_to(package).with_suffix("").parts) for path in package.rglob("*.py")}
+    modules = {name.removesuffix(".__init__") for name in names if not name.endswith("__main__")}
+    behind = {"__init__", "checkpoint", "experiments", "experiments.tables", "explorer.presets", "files", "stand_in"}
+    assert {name for names in documented.values() for name in names} == modules - behind
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 class TestNotebook:
     def test_first_code_cell_installs_the_package_on_colab(self, path):
