@@ -247,7 +247,7 @@ def with_misses(train: Digits, seed: int) -> Digits:
 def code_digits(train: Digits, seed: int, device: str | torch.device | None = None, progress: bool = True) -> DigitCode:
     """Train a classifier on digits and on windows that missed them, for one epoch, and keep what it has learnt to see.
 
-    All are warped a little (`stn_helpers.distortions.jitter`, `CODE_JITTER`): to a net that has seen digits in the middle
+    All are warped a little (`stn_helpers.distortions.jitter`, ``CODE_JITTER``): to a net that has seen digits in the middle
     only, one that lies 4 pixels beside it is hardly a digit any more. The misses are an eleventh class, `with_misses`.
     Without it nothing says what the code of half a digit is to be, and with some first weights the loss was lowest
     where all windows lay beside their digits, each as far and on the same side.

@@ -66,9 +66,9 @@ class DigitData(NamedTuple):
     """A training and a test set, and where they come from."""
 
     train: Digits
-    """MNIST: 60,000 digits; the stand-in: 1,437."""
+    """60,000 digits of MNIST, or 1,437 of the stand-in."""
     test: Digits
-    """MNIST: 10,000 digits; the stand-in: 360. For reporting only; choices are made on `split_validation`."""
+    """10,000 digits of MNIST, or 360 of the stand-in. For reporting only; choices are made on `split_validation`."""
     source: str
     """Either "mnist" or "sklearn"."""
 

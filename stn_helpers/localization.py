@@ -165,7 +165,7 @@ class PeakLocalization(nn.Module):
 
         Args:
             image: B×1×H×W in [0, 1], sides divisible by 4.
-            count: peaks wanted; two of them lie more than `APART` cells from each other.
+            count: peaks wanted; two of them lie more than ``APART`` cells from each other.
 
         Returns:
             θ B×count×num_params and the scores B×count, the highest peak first: the logarithm of the heat around each.

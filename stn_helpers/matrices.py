@@ -39,7 +39,7 @@ class AffineParts(NamedTuple):
     scale_y: Tensor
     """Below 0 where the map mirrors."""
     shear: Tensor
-    """κ: x grows by κ·y."""
+    """κ, by which x grows with y, to x + κ·y."""
     tx: Tensor
     """The window's centre, in units of half the image's width."""
     ty: Tensor

@@ -86,3 +86,21 @@ def test_links_within_the_book_lead_somewhere(site):
             elif fragment and target in anchors and unquote(fragment) not in anchors[target]:
                 broken.append(f"{name}: {tag['href']} (no such place)")
     assert broken == []
+
+
+@pytest.fixture(scope="module")
+def nets(site):
+    """The reference's page of nets."""
+    return BeautifulSoup((site / "book/api/nets.html").read_text(), "html.parser")
+
+
+def test_a_field_says_what_it_holds_if_the_source_does(nets):
+    field = nets.find(id="stn_helpers.spatial_transformer.Glimpse.grid").find_next("dd").get_text()
+    assert "B×H’×W’×2" in field and "where each output pixel looked" in field
+    assert "Alias for field number" not in nets.get_text()
+
+
+def test_a_short_name_in_the_reference_is_a_link_also_to_another_page(nets):
+    said = nets.find(id="stn_helpers.localization.atn_localization").find_next("dd")
+    (link,) = [link for link in said.find_all("a", href=True) if link.code and link.get_text() == "Attention"]
+    assert link["href"] == "grids_and_samplers.html#stn_helpers.transforms.Attention"

@@ -7,9 +7,13 @@ import shutil
 from pathlib import Path
 
 from digits_ready import digits
+from docutils.nodes import Element
 from nbclient.output_widget import OutputWidget
 from sphinx.application import Sphinx
 from sphinx.config import Config
+from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,8 +47,25 @@ def say_nothing(widget: OutputWidget) -> None:
 
 
 def skip_bare_fields(app: Sphinx, what: str, name: str, member, skip: bool, options) -> bool | None:
-    """Leave out fields of a NamedTuple that have no docstring of their own ("Alias for field number 0")."""
-    return True if (getattr(member, "__doc__", "") or "").startswith("Alias for field number") else None
+    """Leave out fields of a NamedTuple that the source says nothing about; Python calls them "Alias for field number 0"."""
+    if not (getattr(member, "__doc__", "") or "").startswith("Alias for field number"):
+        return None
+    place = app.env.temp_data  # where autodoc keeps what it is at
+    said = ModuleAnalyzer.for_module(place["autodoc:module"]).find_attr_docs()
+    return (place["autodoc:class"], name) not in said
+
+
+def find_short_name(app: Sphinx, env: BuildEnvironment, node: Element, content: Element) -> Element | None:
+    """Link a short name in a docstring to the one thing of the package that has it: `fit` to stn_helpers.training.fit."""
+    if node.get("refdomain") != "py":
+        return None
+    name = node["reftarget"].removeprefix("stn_helpers.")
+    things = env.get_domain("py").objects
+    meant = [full for full, thing in things.items() if full.endswith(f".{name}") and not thing.aliased]
+    if len(meant) != 1:
+        return None  # Sphinx warns of it, and a warning fails the build
+    thing = things[meant[0]]
+    return make_refnode(app.builder, node["refdoc"], thing.docname, thing.node_id, content, meant[0])
 
 
 def add_mathjax(app: Sphinx, error: Exception | None) -> None:
@@ -89,6 +110,7 @@ def setup(app: Sphinx) -> dict:
     OutputWidget.sync_state = say_nothing
     app.connect("config-inited", choose_cache)
     app.connect("autodoc-skip-member", skip_bare_fields)
+    app.connect("missing-reference", find_short_name)
     app.connect("html-page-context", mend_page, priority=900)
     app.connect("build-finished", add_mathjax)
     app.add_js_file(None, body=MATHJAX_WHEN_IDLE, priority=600)  # after Sphinx's own settings for MathJax

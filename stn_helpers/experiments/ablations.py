@@ -55,7 +55,7 @@ class Variant:
         localization_lr: that of the localization network, as a share of ``lr``.
         curriculum: whether the digits start in the middle and move outwards during the first half of the training.
         faint: train four times as long on contrasts from 0.3 to 0.7, and read at 0.3.
-        sgd: train for a whole epoch as the article's author begins to (`sgd_epoch`), on digits near the middle.
+        sgd: train for a whole epoch as the article's author begins to, on digits near the middle.
     """
 
     localization: Callable[[float, float], nn.Module]

@@ -55,6 +55,7 @@ CEILINGS = {"ceiling": 0.0, "ceiling_half_pixel": 0.5, "ceiling_one_pixel": 1.0}
 """Classifiers that are told where to look. The windows of all but the first waver about the true place, in training and in
 test: normally distributed, with this standard deviation in pixels across, and the same down."""
 MODELS = ("attention", "affine", *CEILINGS)
+"""The two nets, and what is told the place and only reads."""
 RECIPES = dict.fromkeys(MODELS, Recipe(epochs=12, lr=0.004, clip=1.0))
 MISSED = 5.0
 """A window whose centre is further than this from the digit's, in pixels, has missed it."""
