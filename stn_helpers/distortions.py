@@ -97,15 +97,16 @@ def rotated(images: Tensor) -> Tensor:
     return rotate_at_random(images, most=90.0)
 
 
-def rotated_scaled_translated(images: Tensor, canvas: int = 42) -> Tensor:
+def rotated_scaled_translated(images: Tensor, canvas: int = 42, by_ink: bool = True) -> Tensor:
     """RTS: turn by −45 to 45 degrees, scale by 0.7 to 1.2, place anywhere on a larger black canvas.
 
-    All are drawn evenly; the place is one of those where the whole digit, every pixel that is not black, stays on the
-    canvas. A digit that is too large for it sticks out on both sides.
+    All are drawn evenly. What is too large for the canvas sticks out on both sides.
 
     Args:
         images: B×C×H×W, floating, black (0) around the digit, which covers the image's centre.
         canvas: pixels of the canvas's side, at least those of the image.
+        by_ink: the place is one of those where every pixel that is not black stays on the canvas. Otherwise it is one of
+            those where the image does, scaled but not turned yet: digits then seldom come near to the edge.
 
     Returns:
         B×C×canvas×canvas.
@@ -119,12 +120,16 @@ def rotated_scaled_translated(images: Tensor, canvas: int = 42) -> Tensor:
     forth = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # pixels of the image to pixels of the canvas
 
     half = _half(images)
-    points = target_points(tuple(images.shape[-2:]), dtype=images.dtype, device=images.device)[..., :2].flatten(0, 1)
-    ink = (images > 0).any(1).flatten(1)[:, None]
-    lands = (forth @ (points * half).T) * ink  # B×2×(H·W), from the centre; black pixels land there
-    spread = (cos.abs() + sin.abs())[:, None]  # bilinear reading smears a pixel so far to each side
-    lowest = spread - lands.amin(2) - canvas / 2
-    highest = canvas / 2 - lands.amax(2) - spread
+    if by_ink:
+        points = target_points(tuple(images.shape[-2:]), dtype=images.dtype, device=images.device)[..., :2].flatten(0, 1)
+        ink = (images > 0).any(1).flatten(1)[:, None]
+        lands = (forth @ (points * half).T) * ink  # B×2×(H·W), from the centre; black pixels land there
+        spread = (cos.abs() + sin.abs())[:, None]  # bilinear reading smears a pixel so far to each side
+        lowest = spread - lands.amin(2) - canvas / 2
+        highest = canvas / 2 - lands.amax(2) - spread
+    else:
+        highest = canvas / 2 - scale[:, None] * half
+        lowest = -highest
     shift = lowest + torch.rand_like(lowest) * (highest - lowest)
 
     back = forth.transpose(1, 2) / scale[:, None, None].square()

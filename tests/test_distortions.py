@@ -1,5 +1,7 @@
 """Distortions against kornia, torchvision, OpenCV and SciPy; what they draw, against SciPy's distributions."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ from stn_helpers.distortions import (
     rotated,
     rotated_scaled_translated,
 )
+
+by_image = partial(rotated_scaled_translated, by_ink=False)
 
 
 def blobs(batch, size):
@@ -112,7 +116,7 @@ def from_the_middle(size):
     return np.stack(np.meshgrid(axis, axis), axis=-1)
 
 
-@pytest.mark.parametrize("distort", [rotated, rotated_scaled_translated, projective, elastic])
+@pytest.mark.parametrize("distort", [rotated, rotated_scaled_translated, by_image, projective, elastic])
 def test_pictures_are_what_scipy_reads_at_the_same_places(distort):
     torch.manual_seed(0)
     images = torch.rand(6, 1, 28, 28)
@@ -147,9 +151,10 @@ def test_rotated_draws_angles_evenly():
     assert kstest(angle, "uniform", (-90, 180)).pvalue > 0.05
 
 
-def test_rts_draws_angle_and_scale_evenly():
+@pytest.mark.parametrize("distort", [rotated_scaled_translated, by_image])
+def test_rts_draws_angle_and_scale_evenly(distort):
     torch.manual_seed(2)
-    matrix = affine_maps(rotated_scaled_translated, 400, 42)
+    matrix = affine_maps(distort, 400, 42)
     scale = np.linalg.det(matrix[:, :, :2]) ** -0.5  # the matrix looks from the canvas into the image
     angle = np.degrees(np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0]))
     np.testing.assert_allclose(matrix[:, 0, 0], matrix[:, 1, 1], atol=1e-3)
@@ -176,6 +181,16 @@ def test_rts_places_the_whole_digit_evenly(monkeypatch):
         assert before.min() == 0 and after.min() == 0
         share = (before + torch.rand(1000).numpy() - 0.5) / (before + after)
         assert kstest(share, "uniform").pvalue > 0.05
+
+
+def test_rts_by_image_places_the_scaled_square_evenly():
+    torch.manual_seed(3)
+    matrix = affine_maps(by_image, 400, 42)
+    scale = np.linalg.det(matrix[:, :, :2]) ** -0.5
+    place = -np.linalg.solve(matrix[:, :, :2], matrix[:, :, 2:])[..., 0]  # what looks at the middle of the image
+    room = 21 - 14 * scale
+    for axis in (0, 1):
+        assert kstest(place[:, axis] / room, "uniform", (-1, 2)).pvalue > 0.05
 
 
 def test_rts_takes_images_that_are_not_square():
@@ -363,7 +378,7 @@ def test_the_corner_says_where_the_image_lies(batch, patches, height, width, see
 
 
 @given(
-    st.sampled_from([rotated, rotated_scaled_translated, projective, elastic, cluttered]),
+    st.sampled_from([rotated, rotated_scaled_translated, by_image, projective, elastic, cluttered]),
     st.integers(1, 5),
     st.integers(1, 3),
     st.integers(6, 30),
@@ -376,7 +391,7 @@ def test_any_batch_can_be_distorted(distort, batch, channels, height, width, dty
     once = distort(images)
     torch.manual_seed(0)
     assert torch.equal(distort(images), once)
-    side = {rotated_scaled_translated: (42, 42), cluttered: (60, 60)}.get(distort, (height, width))
+    side = {rotated_scaled_translated: (42, 42), by_image: (42, 42), cluttered: (60, 60)}.get(distort, (height, width))
     assert once.shape == (batch, channels, *side) and once.dtype == dtype
     assert 0 <= once.min() and once.max() <= 1 + 1e-6
 
