@@ -81,7 +81,7 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def rotate_at_random(images: Tensor, most: float = 60.0) -> Tensor:
-    """`rotate` by angles drawn evenly from −``most`` to ``most`` degrees, with torch's random numbers."""
+    """`rotate` by angles drawn evenly between minus ``most`` and ``most`` degrees, with torch's random numbers."""
     return rotate(images, most * (2 * torch.rand(len(images), device=images.device) - 1))
 
 

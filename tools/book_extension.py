@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.util
+import pkgutil
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from digits_ready import digits
@@ -62,8 +64,9 @@ def find_short_name(app: Sphinx, env: BuildEnvironment, node: Element, content: 
     name = node["reftarget"].removeprefix("stn_helpers.")
     things = env.get_domain("py").objects
     meant = [full for full, thing in things.items() if full.endswith(f".{name}") and not thing.aliased]
-    if len(meant) != 1:
-        return None  # Sphinx warns of it, and a warning fails the build
+    here = getattr(sys.modules.get(node.get("py:module")), name, None)
+    if len(meant) != 1 or (here is not None and here is not pkgutil.resolve_name(meant[0])):
+        return None  # several, or another one than the module's own: Sphinx warns, and a warning fails the build
     thing = things[meant[0]]
     return make_refnode(app.builder, node["refdoc"], thing.docname, thing.node_id, content, meant[0])
 
