@@ -69,7 +69,8 @@ TABLE = tuple((model, data) for data, of in PUBLISHED.items() for model in of)
 SAME_FIGURE = {"Pxy": "P", "RTS28": "RTS"}
 """What the paper may have meant as well → what stands in the table."""
 READ_OTHERWISE = (
-    *(("fcn", "Pxy"), ("st_cnn_affine", "Pxy")),
+    ("fcn", "Pxy"),
+    ("st_cnn_affine", "Pxy"),
     *((model, "RTS28") for model in ("fcn", "cnn", "st_cnn_affine", "st_cnn_tps")),
 )
 """Nets that show how much depends on how the paper's words are read; their published figures are those on P and on RTS."""
