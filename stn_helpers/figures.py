@@ -53,7 +53,7 @@ def draw_image(ax: Axes, image: Tensor) -> None:
         image: C×H×W or H×W; the first channel is drawn.
     """
     pixels = image.detach().cpu().flatten(0, -3)[0] if image.dim() > 2 else image.detach().cpu()
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(-1, 1, 1, -1), interpolation="nearest")
+    ax.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1, extent=(-1, 1, 1, -1), interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

@@ -664,7 +664,7 @@ def test_an_epoch_of_sgd_is_plain_gradient_descent():
     field = random_field(train.images[order], (0.7, 0.7), spread=40 / 9)
     loss = F.cross_entropy(other(field.images), train.labels[order])
     loss.backward()
-    assert history.losses.tolist() == pytest.approx([float(loss)], rel=1e-5)
+    assert history.losses.tolist() == pytest.approx([loss.item()], rel=1e-5)
     for moved, start in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(moved, start - 0.01 * start.grad, rtol=1e-5, atol=1e-7)
 

@@ -237,7 +237,7 @@ def test_as_many_peaks_as_there_is_room_for_are_always_found():
     for rank, (i, j) in enumerate((i, j) for i in places for j in places):
         heat[0, 0, i, j] = 50.0 - rank
     theta, _ = search(heat, reach=0).candidates(torch.zeros(1, 1, 128, 128), 16)
-    cells = [((1 + float(t)) * 32 - 1) / 2 for t in theta[0, :, 1]]
+    cells = (((1 + theta[0, :, 1]) * 32 - 1) / 2).tolist()
     assert cells == pytest.approx(4 * places)
 
 
