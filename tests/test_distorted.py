@@ -11,11 +11,11 @@ from stn_helpers import training
 from stn_helpers.data import DigitData, Digits
 from stn_helpers.experiments import distorted
 from stn_helpers.experiments.distorted import (
+    BESIDE,
     DATA,
     EXPERIMENT,
     HELD_BACK,
     PUBLISHED,
-    READ_OTHERWISE,
     RECIPES,
     TABLE,
     build,
@@ -63,11 +63,11 @@ def test_published_figures():
 
 
 def test_the_cells_of_the_table():
-    assert len(TABLE) == len(set(TABLE)) == 36 and EXPERIMENT.cells == TABLE + READ_OTHERWISE
+    assert len(TABLE) == len(set(TABLE)) == 36 and EXPERIMENT.cells == TABLE + BESIDE
     assert set(TABLE) == {(model, data) for data, of in PUBLISHED.items() for model in of}
     of = {data: {model for model, kind in TABLE if kind == data} for data in DATA}
     assert all(of[data] == set(MODELS) for data in ("R", "RTS", "P", "E"))
-    assert of["TC"] == {"fcn", "cnn", "st_fcn_affine", "st_cnn_affine"} and not of["Pxy"] | of["RTS28"]
+    assert of["TC"] == {"fcn", "cnn", "st_fcn_affine", "st_cnn_affine"} and not of["Pxy"] | of["RTS28"] | of["RTS50"]
     assert EXPERIMENT.seeds == (0, 1, 2) and set(RECIPES) == set(EXPERIMENT.cells) and HELD_BACK == 5000
 
 
@@ -81,6 +81,13 @@ def test_the_test_set_is_fixed(data):
     assert not torch.equal(fixed(digits, data, seed=1).images, once.images)
     assert once.images.shape == (30, 1, DATA[data][1], DATA[data][1]) and once.labels is digits.labels
     assert 0 <= once.images.min() and once.images.max() <= 1 + 1e-6
+
+
+def test_the_frame_is_black_and_the_digits_in_it_are_those_of_the_table():
+    digits = blobs(30, 0)
+    within = torch.zeros(30, 1, 50, 50)
+    within[..., 4:46, 4:46] = fixed(digits, "RTS").images
+    assert torch.equal(fixed(digits, "RTS50").images, within)
 
 
 @pytest.mark.parametrize(

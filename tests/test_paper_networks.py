@@ -88,13 +88,15 @@ def test_with_a_transformer_a_net_starts_with_the_whole_image(model, side):
             torch.testing.assert_close(without(images), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_without_a_transformer_convolutions_read_42_pixels_as_they_are():
-    net, images = distorted_net("cnn", 42).eval(), canvases(2, 42)
+@pytest.mark.parametrize(("side", "maps"), [(42, 5), (50, 7)])
+def test_without_a_transformer_convolutions_read_these_pixels_as_they_are(side, maps):
+    net, images = distorted_net("cnn", side).eval(), canvases(2, side)
+    assert abs(parameters(net) - 400_000) < 4000
     first, second, last = weight_layers(net)
     with torch.no_grad():
         x = F.relu(F.max_pool2d(F.conv2d((images - MNIST_MEAN) / MNIST_STD, first.weight), 2))
         x = F.relu(F.max_pool2d(F.conv2d(x, second.weight), 2))  # batch norm that has seen nothing yet leaves it as it is
-        assert x.shape[2:] == (5, 5)
+        assert x.shape[2:] == (maps, maps)
         torch.testing.assert_close(net(images), F.linear(x.flatten(1), last.weight, last.bias), rtol=1e-4, atol=1e-4)
 
 
@@ -195,7 +197,7 @@ def test_the_seed_rules_the_weights():
 def test_what_is_not_in_the_table_is_named():
     with pytest.raises(ValueError, match="model: wanted one of fcn, cnn, st_fcn_affine, .*, got 'st_cnn'"):
         distorted_net("st_cnn")
-    with pytest.raises(ValueError, match="side: wanted one of 28, 42, 60 pixels, got 32"):
+    with pytest.raises(ValueError, match="side: wanted one of 28, 42, 50, 60 pixels, got 32"):
         distorted_net("cnn", 32)
 
 
