@@ -43,17 +43,9 @@ __all__ = [
 ]
 
 
-def framed(images: Tensor, frame: int = 4) -> Tensor:
-    """RTS with so many more black pixels on every side, where no ink comes.
-
-    Args:
-        images: as `rotated_scaled_translated` takes them.
-        frame: pixels.
-
-    Returns:
-        B×C×side×side, the side 42 pixels and twice the frame.
-    """
-    return F.pad(rotated_scaled_translated(images), (frame,) * 4)
+def framed(images: Tensor) -> Tensor:
+    """RTS with four more black pixels on every side, where no ink comes: B×C×H×W to B×C×50×50."""
+    return F.pad(rotated_scaled_translated(images), (4, 4, 4, 4))
 
 
 DATA = {
