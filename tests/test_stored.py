@@ -26,6 +26,12 @@ def test_every_record_names_its_seeds_versions_device_and_command():
         assert "seeds" in record
 
 
+def test_the_papers_first_table_is_measured_with_three_seeds_in_every_cell():
+    assert {cell: stored_seeds("distorted", *cell) for cell in distorted.TABLE} == dict.fromkeys(
+        distorted.TABLE, [0, 1, 2]
+    )
+
+
 @pytest.mark.parametrize(
     "name, recipe, words",
     [
