@@ -30,8 +30,11 @@ SUMS = 19
 MODELS = ("fcn", "cnn", *(f"{kind}_{family}" for kind in ("st_fcn", "2xst_fcn") for family in FAMILIES))
 """The eight nets, without a transformer, with one, with two in parallel."""
 UNITS = {"fcn": 219, "st_fcn": 205, "2xst_fcn": 103}
-FILTERS = 120
+FILTERS = 112
 """These widths make about 400 thousand parameters of every net."""
+FRAME = 4
+"""Black pixels around what the CNN sees. A 9×9 filter without padding lies over a corner pixel at one place, over one in the
+middle at 81; in trials with a thirteenth of the pairs the frame took the error on digits held back from 32 to 26 %."""
 
 
 def draw_pairs(digits: int, count: int, seed: int) -> Tensor:
@@ -114,12 +117,12 @@ def sum_fcn(channels: int, units: int) -> nn.Sequential:
 
 
 def sum_cnn(channels: int, filters: int) -> nn.Sequential:
-    """Convolutional: 64 filters of 9×9, ``filters`` of 7×7, each max-pooled by 2, on channels×28×28; logits of 19 sums."""
+    """Convolutional: 64 filters of 9×9, ``filters`` of 7×7, each max-pooled by 2, on channels×36×36; logits of 19 sums."""
     return nn.Sequential(
         *convolved(nn.Conv2d(channels, 64, kernel_size=9, bias=False), 2),
         *convolved(nn.Conv2d(64, filters, kernel_size=7, bias=False), 2),
         nn.Flatten(),
-        nn.Linear(filters * 2 * 2, SUMS),
+        nn.Linear(filters * 4 * 4, SUMS),
     )
 
 
@@ -128,7 +131,7 @@ def addition_net(model: str, seed: int = 0) -> nn.Sequential:
 
     Every transformer sees both channels and warps both, so that two of them put out four. They read the image at 56×56
     points, which average pooling by 2, the paper's, makes 28×28. A net without a transformer sees the whole image the same
-    way: at 56×56 points, pooled.
+    way: at 56×56 points, pooled; the CNN with a black frame around it.
 
     Args:
         model: one of `MODELS`.
@@ -156,6 +159,8 @@ def addition_net(model: str, seed: int = 0) -> nn.Sequential:
         net.add_module("transformer", transformer)
         net.add_module("channels", nn.Flatten(1, 2))
     net.add_module("shrink", nn.AvgPool2d(2))
+    if kind == "cnn":
+        net.add_module("frame", nn.ZeroPad2d(FRAME))
     net.add_module("standardize", Standardize())
     classifier = sum_cnn(channels, FILTERS) if kind == "cnn" else sum_fcn(channels, UNITS[kind])
     net.add_module("classifier", classifier)

@@ -100,6 +100,17 @@ def test_a_fresh_net_with_transformers_sees_what_one_without_sees(model):
         torch.testing.assert_close(window[inside], whole[inside], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("row", "column", "places"), [(0, 0, 25), (0, 14, 45), (14, 14, 81)])
+def test_the_cnns_black_frame_shows_the_edge_to_its_filters_at_more_places(row, column, places):
+    net = addition_net("cnn").eval()
+    seen = torch.zeros(1, 2, 28, 28)
+    framed = net.frame(seen)
+    assert framed.shape == (1, 2, 36, 36) and not framed.any()
+    seen[..., row, column] = 1.0
+    before, after = (net.classifier[0](net.standardize(image)) for image in (framed, net.frame(seen)))
+    assert ((after - before).abs().amax(1) > 0).sum() == places
+
+
 def test_the_seed_decides_the_weights():
     first, again, other = (addition_net("fcn", seed) for seed in (0, 0, 1))
     assert torch.equal(first.classifier[1].weight, again.classifier[1].weight)
