@@ -7,8 +7,9 @@ class, counted from 1:
 - ``images.txt``: number, path under ``images/``;
 - ``classes.txt``: number of a class, its name;
 - ``image_class_labels.txt``: number, number of the class;
-- ``train_test_split.txt``: number, 1 for training or 0 for test;
-- ``bounding_boxes.txt``: number, left, top, width, height of the bird in pixels.
+- ``train_test_split.txt``: number, 1 for training or 0 for test.
+
+The data set has boxes around the birds too, in ``bounding_boxes.txt``; like the paper's nets, ours do without.
 
 The photographs are decoded when they are asked for. Training takes their numbers in place of images, and `Birds.images` as
 the ``augment`` that looks them up.
@@ -16,7 +17,6 @@ the ``augment`` that looks them up.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,14 +49,12 @@ class Birds:
         paths: the N photographs.
         labels: N int64, the class of each, counted from 0.
         training: N bool, whether it is one for training.
-        boxes: N×4 float32, left, top, width, height of the bird in pixels of the photograph.
         classes: names of the classes.
     """
 
     paths: tuple[Path, ...]
     labels: Tensor
     training: Tensor
-    boxes: Tensor
     classes: tuple[str, ...]
 
     def numbers(self, training: bool) -> Tensor:
@@ -106,7 +104,6 @@ def load_birds(folder: str | os.PathLike[str] | None = None) -> Birds:
     classes = _read(folder / "classes.txt", str)
     labels = _read(folder / "image_class_labels.txt", _among(classes), names)
     training = _read(folder / "train_test_split.txt", _flag, names)
-    boxes = _read(folder / "bounding_boxes.txt", _box, names)
     paths = tuple(folder / "images" / name for name in names.values())
     for path in paths:
         if not path.is_file():
@@ -116,7 +113,6 @@ def load_birds(folder: str | os.PathLike[str] | None = None) -> Birds:
         paths,
         torch.tensor([place[labels[number]] for number in names]),
         torch.tensor([training[number] for number in names]),
-        torch.tensor([boxes[number] for number in names]),
         tuple(classes.values()),
     )
 
@@ -169,13 +165,6 @@ def _flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("wanted 0 or 1")
     return text == "1"
-
-
-def _box(text: str) -> tuple[float, ...]:
-    box = tuple(map(float, text.split()))
-    if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
-        raise ValueError("wanted left, top, width, height, the latter two above 0")
-    return box
 
 
 def _square(path: Path, size: int) -> np.ndarray:

@@ -92,7 +92,8 @@ def crop_box(boxes: Tensor, photograph: tuple[int, int], size: int = 64) -> tupl
     The smallest box around the boxes of all digits, made 30 % wider and higher about its centre, is the crop of 64
     pixels (Goodfellow et al. 2014). The crop of 128 pixels is twice as wide and high, so that a digit is as large in
     it, and the background all around it: the paper says that these crops are looser, not by how much. What would lie
-    outside the photograph is cut off. The crop is resized to a square whatever its shape.
+    outside the photograph is cut off, and what is left comes out larger. The crop is resized to a square whatever its
+    shape.
 
     Args:
         boxes: n×4, left, top, width, height.
@@ -114,7 +115,8 @@ def read_boxes(path: str | Path) -> list[BoxedNumber]:
     """What a ``digitStruct.mat`` says of its photographs, in its order.
 
     Raises:
-        DataError: h5py is not installed; the file is missing, truncated or of another format; a label is no digit.
+        DataError: h5py is not installed; the file is missing, truncated or of another format; a label is no digit;
+            a box is no number; a photograph is not named as a file beside it.
     """
     path = Path(path)
     try:
@@ -138,6 +140,10 @@ def _boxed_number(file: h5py.File, name: h5py.Reference, boxes: h5py.Reference) 
     name = "".join(map(chr, file[name][:, 0]))
     group = file[boxes]
     sides = torch.tensor([_values(file, group[side]) for side in ("left", "top", "width", "height")]).T
+    if not name or Path(name).name != name:
+        raise DataError(f"it names the photograph {name!r}; wanted a file beside it. {WAY_OUT}")
+    if not sides.isfinite().all():
+        raise DataError(f"{name} has a box {sides.tolist()}; wanted finite numbers. {WAY_OUT}")
     labels = [int(label) for label in _values(file, group["label"])]
     if not all(1 <= label <= 10 for label in labels):
         raise DataError(f"{name} has labels {labels}; wanted 1 to 10, where 10 stands for the digit 0")
@@ -160,5 +166,5 @@ def _crop(path: Path, number: BoxedNumber, size: int) -> np.ndarray:
             return np.asarray(photograph.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box=box))
     except FileNotFoundError:
         raise DataError(f"{path} is missing, though digitStruct.mat names it. {WAY_OUT}") from None
-    except (OSError, SyntaxError) as error:  # Pillow's answers to a file that is cut off or no image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # cut off, altered, no image
         raise DataError(f"{path} is truncated or no image ({error}). {WAY_OUT}") from None

@@ -33,7 +33,6 @@ def folder(tmp_path, monkeypatch) -> Path:
         "classes.txt": ["1 001.Wren", "3 003.Gull"],
         "image_class_labels.txt": ["9 3", "5 1", "2 1"],  # the numbers count, not the order
         "train_test_split.txt": ["2 1", "5 0", "9 1"],
-        "bounding_boxes.txt": ["2 1.0 2.0 30.0 20.0", "5 0.0 0.0 20.0 50.0", "9 3.5 4.0 5.0 6.0"],
     }
     for name, lines in lists.items():
         (folder / name).write_text("\n".join(lines) + "\n")
@@ -47,7 +46,6 @@ def test_the_lists_are_put_together_by_their_numbers(folder):
     assert birds.classes == ("001.Wren", "003.Gull")
     assert birds.labels.tolist() == [0, 0, 1] and birds.labels.dtype == torch.int64
     assert birds.numbers(training=True).tolist() == [0, 2] and birds.numbers(training=False).tolist() == [1]
-    assert birds.boxes[2].tolist() == [3.5, 4.0, 5.0, 6.0] and birds.boxes.dtype == torch.float32
 
 
 def test_the_square_in_the_middle_is_decoded_when_it_is_asked_for(folder):
@@ -87,9 +85,7 @@ def test_without_the_folder_the_way_out_is_said(tmp_path, monkeypatch):
         ("train_test_split.txt", "2 1\n5 0\n9 2\n", r"line 3: '9 2'.*wanted 0 or 1"),
         ("train_test_split.txt", "2 1\n2 1\n5 0\n9 1\n", r"line 2: number 2 comes twice"),
         ("train_test_split.txt", "2 1\n5 0\n9 1\n11 1\n", r"does not fit images\.txt: images\.txt lacks number 11"),
-        ("bounding_boxes.txt", "2 1 2 3 4\n5 1 2 3\n9 1 2 3 4\n", r"line 2: '5 1 2 3'.*wanted left, top"),
-        ("bounding_boxes.txt", "2 1 2 3 4\n5 1 2 3 nan\n9 1 2 3 4\n", r"line 2.*wanted left, top"),
-        ("bounding_boxes.txt", b"2 1 2 3 \xff\n", r"bounding_boxes\.txt cannot be read"),
+        ("train_test_split.txt", b"2 1\xff\n", r"train_test_split\.txt cannot be read"),
     ],
 )
 def test_a_damaged_list_is_named_with_its_line(folder, name, content, message):

@@ -90,7 +90,6 @@ def birds(tmp_path, monkeypatch) -> Path:
         "images.txt": "{0} {0}.jpg",
         "image_class_labels.txt": "{0} {1}",
         "train_test_split.txt": "{0} {2}",
-        "bounding_boxes.txt": "{0} 1.0 2.0 30.0 20.0",
     }
     for name, line in lines.items():
         text = "\n".join(line.format(number, 1 + number % 2, int(number <= 12)) for number in range(1, 17))

@@ -161,13 +161,28 @@ def test_damaged_files_are_named_with_the_way_out(folder):
 def test_damaged_photographs_are_named_with_the_way_out(folder):
     path = folder / "2.png"
     whole = path.read_bytes()
-    for content in (b"", b"no image", whole[:-400], whole[: len(whole) // 2]):
+    short = whole.replace(b"\0\0\0\rIHDR", b"\0\0\0\5IHDR")  # a header said to have 5 bytes, in place of 13
+    vast = whole.replace(whole[16:24], b"\0\1\0\0" * 2)  # and one that says 65,536×65,536 pixels
+    for content in (b"", b"no image", whole[:-400], whole[: len(whole) // 2], short, vast):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"2\.png is truncated or no image.*unpack train\.tar\.gz"):
             read_photographs(folder, progress=False)
     path.unlink()
     with pytest.raises(DataError, match=r"2\.png is missing, though digitStruct\.mat names it"):
         read_photographs(folder, progress=False)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_boxes_that_are_no_numbers_are_named(tmp_path, number):
+    write_part(tmp_path / "a", {"1.png": [(1, 1, 5, number, 1)]})
+    with pytest.raises(DataError, match=r"digitStruct\.mat: 1\.png has a box .*wanted finite numbers.*unpack train"):
+        read_boxes(tmp_path / "a" / "digitStruct.mat")
+
+
+def test_a_photograph_elsewhere_is_not_read(tmp_path):
+    write_part(tmp_path / "a", {"../1.png": [(1, 1, 5, 5, 1)]})
+    with pytest.raises(DataError, match=r"digitStruct\.mat: it names the photograph '\.\./1\.png'; wanted a file beside"):
+        read_boxes(tmp_path / "a" / "digitStruct.mat")
 
 
 def test_labels_that_are_no_digits_and_boxes_outside_are_named(tmp_path):
