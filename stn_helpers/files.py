@@ -1,7 +1,9 @@
 """Files that are whole or not there: written beside, then moved into place; tensors with a checksum; nothing unpickled."""
 
+import json
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -28,7 +30,8 @@ def write_atomically(path: str | Path, data: bytes) -> Path:
             os.fsync(file.fileno())  # or a power cut right after the move leaves an empty file
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # it may not be there, nor its folder
+            beside.unlink()
         message = f"{error.strerror}: cannot write {path}; free some space, or choose a folder that can be written"
         raise OSError(error.errno, message) from error
     return path
@@ -44,7 +47,7 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
-    return write_atomically(path, save(plain, metadata | {"checksum": _checksum(plain)}))
+    return write_atomically(path, save(plain, metadata | {"checksum": _checksum(plain, metadata)}))
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -61,14 +64,14 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated, or no safetensors file ({error}); delete it and make it anew") from error
-    if metadata.get("checksum") != _checksum(tensors):
+    if metadata.pop("checksum", None) != _checksum(tensors, metadata):
         raise ValueError(f"{path} is damaged, its checksum does not match; delete it and make it anew")
     return tensors, metadata
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    crc = 0
-    for name in sorted(tensors):
-        crc = zlib.crc32(name.encode(), crc)
-        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), crc)
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    crc = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
     return f"{crc:08x}"

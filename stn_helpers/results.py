@@ -15,7 +15,7 @@ from stn_helpers.files import read_tensors, write_atomically, write_tensors
 
 __all__ = ["describe_device", "has_result", "load_result", "load_weights", "results_folder", "save_result", "save_weights"]
 
-WAY_OUT = "take it from the book's repository, folder results/"
+WAY_OUT = "take it from the book's repository, folder results/, or delete it and measure anew"
 
 
 def results_folder() -> Path:
@@ -81,7 +81,7 @@ def load_result(name: str) -> dict:
         raise FileNotFoundError(f"there is no file {path}; {WAY_OUT}") from None
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {WAY_OUT}") from error
-    if not isinstance(record, dict) or "figures" not in record:
+    if not isinstance(record, dict) or not isinstance(record.get("figures"), dict):
         raise ValueError(f"{path} is not from save_result: it has no figures; {WAY_OUT}")
     return record
 

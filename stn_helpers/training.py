@@ -4,7 +4,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from stn_helpers.spatial_transformer import SpatialTransformer
 
 __all__ = ["History", "Recipe", "choose_device", "evaluate", "fit", "predict"]
 
+SEEDS = 2**32
+"""A seed of a training is below this."""
 LOOK_EVERY = 50  # steps between two looks at the losses: each makes a GPU finish all it was given to do
 
 
@@ -66,6 +68,9 @@ class Recipe:
             if not good:
                 raise ValueError(f"Recipe: {name} must be {wanted}, got {getattr(self, name)!r}")
 
+        for field in fields(self):
+            if field.type is float:
+                need(field.name, isinstance(getattr(self, field.name), int | float), "a number")
         need("epochs", 0 < self.epochs < math.inf, "above 0 and finite")
         need("batch_size", isinstance(self.batch_size, int) and self.batch_size > 0, "a whole number above 0")
         need("lr", 0 < self.lr < math.inf, "above 0 and finite")
@@ -164,7 +169,7 @@ def fit(
             there in evaluation mode.
         train: images N×C×H×W, floating, or of any dtype that ``augment`` takes; labels N, or N×L, int64 in [0, K).
         recipe: how to train.
-        seed: sets torch's random numbers, and the order of the images.
+        seed: sets torch's random numbers, and the order of the images; 0 to 2³² − 1.
         augment: makes of each batch of images another one, of whatever size; takes its random numbers from torch
             alone. Called once with a single image before the first step, to see whether the model can take it.
         checkpoint: the file that holds the state of the training; gone on from, where it is there.
@@ -179,10 +184,15 @@ def fit(
         The loss and the training time of every step.
 
     Raises:
-        ValueError: bad data, a device that is not there, a checkpoint that is damaged or of another training.
+        ValueError: bad data, a seed or ``watch_every`` out of range, a device that is not there, a checkpoint that is
+            damaged or of another training.
         FloatingPointError: a loss is not finite; the message names the step and its learning rate.
         OSError: the checkpoint cannot be written.
     """
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed: wanted 0 to {SEEDS - 1}, got {seed}")
+    if watch_every < 1:
+        raise ValueError(f"watch_every: wanted at least 1 step, got {watch_every}")
     device = choose_device(device)
     model.to(device, memory_format=torch.channels_last)  # on the CPU a fifth less time a step
     _check_training(model, train, augment)
@@ -267,9 +277,11 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
     mode it was in.
 
     Raises:
-        ValueError: ``images`` is no floating tensor N×C×H×W with N above 0.
+        ValueError: ``images`` is no floating tensor N×C×H×W with N above 0; ``batch_size`` is below 1.
     """
     _check_images(images, "images")
+    if batch_size < 1:
+        raise ValueError(f"batch_size: wanted at least 1 image, got {batch_size}")
     device = next(model.parameters(), images).device
     modes = [(part, part.training) for part in model.modules()]
     model.eval()

@@ -24,7 +24,7 @@ from conftest import ROOT
 
 from stn_helpers.data import DigitData, Digits
 from stn_helpers.experiments import __main__ as command_line
-from stn_helpers.experiments import ablations, attention, jobs
+from stn_helpers.experiments import ablations, attention, jobs, runs
 from stn_helpers.experiments.attention import (
     CONTRASTS,
     ECCENTRICITIES,
@@ -37,7 +37,7 @@ from stn_helpers.experiments.attention import (
 )
 from stn_helpers.experiments.cluster import _unfit, on_cluster
 from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, do_job, state, stored_seeds
-from stn_helpers.experiments.runs import KEEP_MEMORY, in_processes, run_jobs
+from stn_helpers.experiments.runs import KEEP_MEMORY, Event, in_processes, run_jobs
 from stn_helpers.experiments.tables import columns, spread
 from stn_helpers.files import write_atomically
 from stn_helpers.networks import SearchingSTN, field_stn
@@ -200,6 +200,40 @@ def test_a_run_that_is_stopped_takes_its_processes_along_and_leaves_no_record(fo
     assert tree(folder) == {"0.begun", "1.begun"} | {f"checkpoints/tiny/sleep_{seed}.lock" for seed in (0, 1)}
 
 
+@pytest.mark.parametrize(("count", "threads"), [(1, 6), (2, 3), (3, 3)])
+def test_jobs_share_the_threads_of_their_parent(folder, monkeypatch, count, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    many = [Job("tiny", "threads", "", seed, tiny_jobs.threads) for seed in range(count)]
+    run_jobs(many, two_processes)
+    assert [load_result(job.name)["figures"]["threads"] for job in many] == [threads] * count
+
+
+def test_the_time_left_is_that_of_the_jobs_so_far(folder, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def way(jobs):
+        for job in jobs:
+            clock[0] += 30.0
+            yield Event(job, "done")
+
+    run_jobs([Job("tiny", "count", "", seed, tiny_jobs.count) for seed in range(4)], way)
+    assert re.findall(r"\((.*?)\)", capsys.readouterr().out) == [
+        "1 of 4, about 01:30 left",
+        "2 of 4, about 01:00 left",
+        "3 of 4, about 00:30 left",
+        "4 of 4, about 00:00 left",
+    ]
+
+
+def test_the_checkpoint_of_a_job_that_was_killed_right_after_its_record_goes(folder):
+    job = Job("tiny", "count", "", 0, tiny_jobs.count)
+    write_atomically(checkpoint_path(job), b"")
+    save_result(job.name, {}, seeds=[0], command="python c")
+    run_jobs([job], two_processes)
+    assert tree(folder) == {"tiny/count_0.json"}
+
+
 def test_no_processes_are_refused(folder):
     with pytest.raises(ValueError, match="processes: wanted at least 1, got 0"):
         next(in_processes([], processes=0, device="cpu"))
@@ -357,9 +391,11 @@ def test_help_of_run_names_options_and_experiments(capsys):
         ("run attention --models foo affine", "--models: there is no foo; there is: attention, affine, ceiling, ceiling_half_pixel, ceiling_one_pixel"),
         ("run attention --models ours", "--models: there is no ours"),
         ("run attention --data R", "--data: there is no R; there is: one kind only"),
-        ("run attention --seeds -1", "--seeds: wanted a whole number from 0 up, got '-1'"),
-        ("run attention --seeds one", "--seeds: wanted a whole number from 0 up, got 'one'"),
-        ("run --seeds 0 1.5", "--seeds: wanted a whole number from 0 up, got '1.5'"),
+        ("run attention --seeds -1", "--seeds: wanted a whole number from 0 to 4294967295, got '-1'"),
+        ("run attention --seeds one", "--seeds: wanted a whole number from 0 to 4294967295, got 'one'"),
+        ("run --seeds 0 1.5", "--seeds: wanted a whole number from 0 to 4294967295, got '1.5'"),
+        ("run --seeds 20260101123456", "--seeds: wanted a whole number from 0 to 4294967295"),
+        ("run --scheduler=", "--scheduler: wanted an address such as tcp://10.0.0.1:8786, got nothing"),
         ("run ablations --seeds", "--seeds: expected at least one argument"),
         ("run attention --processes 0", "--processes: wanted a whole number from 1 up, got '0'"),
         ("run attention --device abacus", "device 'abacus' is not to be had here; usable: "),
@@ -430,7 +466,7 @@ def test_the_list_says_how_far_every_job_is(folder, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("raised", "code", "words"),
-    [(RuntimeError("not done: a/b_0"), 1, "not done: a/b_0"), (KeyboardInterrupt(), 130, "goes on from here")],
+    [(RuntimeError("not done: a/b_0"), 1, "not done: a/b_0"), (KeyboardInterrupt(), 130, "stopped; the same command goes on")],
 )
 def test_how_a_run_ends(monkeypatch, capsys, raised, code, words):
     def run(*arguments):
@@ -439,6 +475,15 @@ def test_how_a_run_ends(monkeypatch, capsys, raised, code, words):
     monkeypatch.setattr(command_line, "run_jobs", run)
     status, _, err = asked(capsys, "run", "attention", "--device", "cpu")
     assert status == code and words in err
+
+
+def test_a_run_on_a_cluster_that_is_stopped_says_what_its_workers_do(monkeypatch, capsys):
+    def run(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "run_jobs", run)
+    status, _, err = asked(capsys, "run", "attention", "--scheduler", "tcp://there:8786")
+    assert status == 130 and "stopped; the workers finish what they have begun; the same command goes on" in err
 
 
 # The attention benchmark --------------------------------------------------------------------------------------
@@ -734,4 +779,10 @@ def test_a_damaged_record_is_named_in_the_report(folder, capsys):
     (folder / "ablations").mkdir(parents=True)
     (folder / "ablations" / "ours_0.json").write_text("{")
     code, _, err = asked(capsys, "report", "ablations")
-    assert code == 1 and re.search(r"ours_0\.json is damaged", err)
+    assert code == 1 and re.search(r"ours_0\.json is damaged .*or delete it and measure anew", err)
+
+
+def test_a_record_without_its_figures_is_reported_with_its_folder(folder, capsys):
+    save_result("ablations/ours_0", {}, seeds=[0], command="python c")
+    code, _, err = asked(capsys, "report", "ablations")
+    assert code == 1 and re.search(r"record in .*/ablations is not of this version \(KeyError\('accuracy'\)\); delete", err)

@@ -136,6 +136,8 @@ def test_the_table_sets_published_figures_beside_those_on_birds_alone(results):
     save_result("parts/2x_synthetic_0", {"accuracy": 0.5, **windows}, seeds=[0], command="-")
     save_result("parts/2x_synthetic_1", {"accuracy": 0.6, **windows}, seeds=[1], command="-")
     save_result("parts/cnn_cub_0", {"accuracy": 0.8, "backbone": "resnet18"}, seeds=[0], command="-")
-    _, _, synthetic, cub = experiment.table().splitlines()
+    save_result("parts/cnn_cub_1", {"accuracy": 0.2, "backbone": "small"}, seeds=[1], command="-")
+    _, _, synthetic, cub, other = experiment.table().splitlines()
     assert synthetic.split() == ["2x", "synthetic", "small", "2", "55.00", "±", "7.07", "-", "92/3", "5/90"]
     assert cub.split() == ["cnn", "cub", "resnet18", "1", "80.00", "82.3", "-"]  # table 3
+    assert other.split() == ["cnn", "cub", "small", "1", "20.00", "82.3", "-"]

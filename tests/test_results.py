@@ -84,7 +84,7 @@ def test_a_missing_or_damaged_result_names_the_file_and_the_way_out(folder):
     with pytest.raises(FileNotFoundError, match=r"bench\.json.*repository"):
         results.load_result("bench")
     whole = results.save_result("bench", {"a": 1}, seeds=[0], command="c").read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"\xff\xfe\x00", b"[]", b'{"a": 1}'):
+    for damaged in (whole[: len(whole) // 2], b"", b"\xff\xfe\x00", b"[]", b'{"a": 1}', b'{"figures": []}'):
         (folder / "bench.json").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"bench\.json.*repository"):
             results.load_result("bench")
@@ -140,7 +140,9 @@ def test_missing_truncated_and_damaged_weights_are_named(folder):
     path = results.save_weights("net", net)
     whole = path.read_bytes()
     flipped = whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
-    for damaged in (whole[:-1], whole[: len(whole) // 2], whole[:4], b"", b"no safetensors at all", flipped):
+    turned, renamed = whole.replace(b"[3,2,3,3]", b"[2,3,3,3]"), whole.replace(b"weights", b"widgets")
+    assert flipped != whole != turned and renamed != whole
+    for damaged in (whole[:-1], whole[: len(whole) // 2], whole[:4], b"", b"no tensors at all", flipped, turned, renamed):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"net\.safetensors.*anew"):
             results.load_weights("net", net)
@@ -163,7 +165,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(folder, monkeypatch):
 
 def test_a_folder_that_is_a_file_is_named(folder):
     (folder / "plain").write_text("")
-    with pytest.raises(OSError, match=r"plain/a\.json"):
+    with pytest.raises(OSError, match=r"cannot write .*plain/a\.json; free some space"):
         files.write_atomically(folder / "plain" / "a.json", b"new")
 
 

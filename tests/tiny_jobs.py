@@ -48,8 +48,12 @@ def train(job: Job, device: str) -> dict:
         "losses": history.losses.tolist(),
         "weights": zlib.crc32(weights.detach().numpy()),
         "first watched": watched[0] if watched else None,
-        "threads": torch.get_num_threads(),
     }
+
+
+def threads(job: Job, device: str) -> dict:
+    """How many threads the job has."""
+    return {"threads": torch.get_num_threads()}
 
 
 def look(job: Job, device: str) -> dict:

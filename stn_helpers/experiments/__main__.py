@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from stn_helpers.experiments import (
@@ -22,7 +22,8 @@ from stn_helpers.experiments.cluster import on_cluster
 from stn_helpers.experiments.jobs import Experiment, Job, state
 from stn_helpers.experiments.runs import in_processes, run_jobs
 from stn_helpers.experiments.tables import columns
-from stn_helpers.training import choose_device
+from stn_helpers.results import results_folder
+from stn_helpers.training import SEEDS, choose_device
 
 EXPERIMENTS = tuple(
     module.EXPERIMENT for module in (attention, ablations, distorted, addition, sequences, parts, colocalization)
@@ -38,13 +39,14 @@ def main(arguments: list[str] | None = None) -> None:
         if chosen.command == "list":
             show("\n\n".join(map(overview, experiments)))
         elif chosen.command == "report":
-            show("\n\n".join(experiment.table() for experiment in experiments))
+            show("\n\n".join(map(report, experiments)))
         else:
             run(parser, experiments, chosen)
     except (RuntimeError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "stopped; the same command goes on from here\n")
+        on_workers = "; the workers finish what they have begun" if getattr(chosen, "scheduler", None) else ""
+        parser.exit(130, f"stopped{on_workers}; the same command goes on from here\n")
 
 
 def show(text: str) -> None:
@@ -53,6 +55,19 @@ def show(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python's own flush at the end goes
+
+
+def report(experiment: Experiment) -> str:
+    """The experiment's tables.
+
+    Raises:
+        ValueError: a record is damaged, or of another version.
+    """
+    try:
+        return experiment.table()
+    except (KeyError, TypeError) as error:
+        folder = results_folder() / experiment.name
+        raise ValueError(f"a record in {folder} is not of this version ({error!r}); delete it and measure anew") from error
 
 
 def run(parser: argparse.ArgumentParser, experiments: Sequence[Experiment], chosen: argparse.Namespace) -> None:
@@ -80,7 +95,7 @@ def command_line() -> argparse.ArgumentParser:
     }
     parser = argparse.ArgumentParser(
         prog="python -m stn_helpers.experiments",
-        description="Long measurements, cut into jobs. What is done is skipped; what was killed goes on where it was.\n"
+        description="Long measurements, cut into jobs. What is done is skipped; a training that was killed goes on where it was.\n"
         "Records lie in results/, or in the folder that the environment variable STN_RESULTS names.",
         **layout,
     )
@@ -93,12 +108,12 @@ def command_line() -> argparse.ArgumentParser:
         command.add_argument("experiments", nargs="*", type=_experiment, metavar="EXPERIMENT", help=words)
     run.add_argument("--models", nargs="+", help="these models alone; `list` names them")
     run.add_argument("--data", nargs="+", help="these data alone; `list` names them")
-    run.add_argument("--seeds", nargs="+", type=_at_least(0), help="default: those that `list` names")
+    run.add_argument("--seeds", nargs="+", type=_seed, help="default: those that `list` names")
     where = run.add_mutually_exclusive_group()
     words = "jobs at a time; they share the cores (default: 1)"
-    where.add_argument("--processes", type=_at_least(1), default=1, help=words)
-    words = "of a Dask scheduler: its workers do the jobs, one at a time each"
-    where.add_argument("--scheduler", metavar="ADDRESS", help=words)
+    where.add_argument("--processes", type=_count, default=1, help=words)
+    words = "of a Dask scheduler: its workers, all of one kind, do the jobs, one at a time each"
+    where.add_argument("--scheduler", type=_address, metavar="ADDRESS", help=words)
     run.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     return parser
 
@@ -158,16 +173,25 @@ def _experiment(name: str) -> Experiment:
     raise argparse.ArgumentTypeError(f"no experiment {name!r}; there are: {', '.join(one.name for one in EXPERIMENTS)}")
 
 
-def _at_least(lowest: int) -> Callable[[str], int]:
-    """A type for argparse: whole numbers from ``lowest`` up."""
+def _seed(text: str) -> int:
+    """A type for argparse: a seed as `stn_helpers.training.fit` takes it."""
+    if not text.isdecimal() or int(text) >= SEEDS:
+        raise argparse.ArgumentTypeError(f"wanted a whole number from 0 to {SEEDS - 1}, got {text!r}")
+    return int(text)
 
-    def number(text: str) -> int:
-        value = int(text) if text.removeprefix("-").isdecimal() else lowest - 1
-        if value < lowest:
-            raise argparse.ArgumentTypeError(f"wanted a whole number from {lowest} up, got {text!r}")
-        return value
 
-    return number
+def _count(text: str) -> int:
+    """A type for argparse: a whole number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"wanted a whole number from 1 up, got {text!r}")
+    return int(text)
+
+
+def _address(text: str) -> str:
+    """A type for argparse: where a scheduler answers."""
+    if not text:  # the value of a variable that the shell does not know
+        raise argparse.ArgumentTypeError("wanted an address such as tcp://10.0.0.1:8786, got nothing")
+    return text
 
 
 if __name__ == "__main__":

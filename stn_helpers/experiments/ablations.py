@@ -125,7 +125,7 @@ def build(variant: Variant, seed: int) -> nn.Module:
 
 
 class Fields:
-    """Makes training images; with a curriculum it counts its calls and moves the digits outwards, step by step."""
+    """Makes training images; with a curriculum it counts its calls, the trial one of `fit` too, and moves the digits outwards."""
 
     def __init__(self, curriculum: bool) -> None:
         self.curriculum, self.calls = curriculum, 0
@@ -237,7 +237,7 @@ def table() -> str:
 
 EXPERIMENT = Experiment(
     name="ablations",
-    words="what makes the attention transformer learn: one thing changed at a time",
+    words="what makes the attention transformer learn: one thing changed at a time (minutes each; a killed job begins anew)",
     cells=tuple((variant, "") for variant in VARIANTS),
     seeds=(0, 1, 2, 3, 4),
     measure=measure,

@@ -9,6 +9,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
+from stn_helpers.data import DataError
 from stn_helpers.experiments.jobs import Job, do_job
 from stn_helpers.experiments.runs import Event
 from stn_helpers.results import results_folder
@@ -27,7 +28,9 @@ def on_cluster(jobs: list[Job], address: str, device: str | None = None) -> Iter
     """Do jobs on the workers of a Dask cluster, as many at a time as there are workers.
 
     A worker that is lost (killed, cut off) leaves its job to another, which goes on from the checkpoint. Workers may
-    come and go. A worker does one job at a time, as torch's random numbers belong to the whole process.
+    come and go. They should be of one kind: what a GPU began no processor goes on with, nor what one with instructions
+    for bfloat16 began one without. A worker does one job at a time, as torch's random numbers belong to the whole
+    process. Where this process is stopped, the workers still finish the jobs that they have begun.
 
     Args:
         jobs: what to do.
@@ -44,7 +47,7 @@ def on_cluster(jobs: list[Job], address: str, device: str | None = None) -> Iter
         raise RuntimeError("--scheduler needs the package distributed: pip install distributed") from None
     try:
         client = Client(address, timeout=5, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:  # TypeError: tls:// without certificates
         way_out = "start one with `dask scheduler`, which says its address"
         raise RuntimeError(f"--scheduler: nobody answers at {address} ({error}); {way_out}") from None
     with client:
@@ -109,5 +112,8 @@ def _ending(job: Job, task: Future) -> Event:
         return Event(job, "done")
     if task.cancelled():
         return Event(job, "not done", "the scheduler is gone")
-    traceback.print_exception(None, task.exception(), task.traceback(), file=sys.stderr)
+    if isinstance(error := task.exception(), BlockingIOError | DataError):  # as in processes, no traceback
+        print(error, file=sys.stderr)
+    else:
+        traceback.print_exception(None, error, task.traceback(), file=sys.stderr)
     return Event(job, "not done", "see its message above")

@@ -112,11 +112,14 @@ def do_job(job: Job, device: str, patience: float = 0.0) -> None:
 @contextmanager
 def _alone(job: Job, patience: float = 0.0) -> Iterator[None]:
     """Keep other processes off the job; however this one ends, the system then lets them in again."""
+    if fcntl is None:
+        yield
+        return
     path = checkpoint_path(job).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
     with open(path, "w") as file:
-        while fcntl:
+        while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

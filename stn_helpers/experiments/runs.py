@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from stn_helpers.data import DataError
-from stn_helpers.experiments.jobs import Job, do_job, state
+from stn_helpers.experiments.jobs import Job, checkpoint_path, do_job, state
 
 __all__ = ["KEEP_MEMORY", "Event", "in_processes", "run_jobs"]
 
@@ -49,6 +49,8 @@ def run_jobs(jobs: list[Job], way: Callable[[list[Job]], Iterator[Event | None]]
     """
     jobs = list(dict.fromkeys(jobs))
     waiting = [job for job in jobs if state(job) != "done"]
+    for job in set(jobs) - set(waiting):  # a kill right after the record was written leaves the checkpoint
+        checkpoint_path(job).unlink(missing_ok=True)
     print(f"{len(jobs)} jobs, {len(jobs) - len(waiting)} done", flush=True)
     if not waiting:
         return
@@ -86,7 +88,7 @@ def in_processes(jobs: list[Job], processes: int, device: str) -> Iterator[Event
     """
     if processes < 1:
         raise ValueError(f"processes: wanted at least 1, got {processes}")
-    threads = max(1, torch.get_num_threads() // processes)
+    threads = max(1, torch.get_num_threads() // max(1, min(processes, len(jobs))))
     os.environ.update(KEEP_MEMORY | os.environ)  # the C library reads them when a process starts; what is set stays
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's locked threads
     waiting, running = list(jobs), {}
