@@ -89,10 +89,14 @@ class Search:
 
     Attributes:
         recipe: one epoch is one step, which takes all images; ``batch_size`` and ``label_smoothing`` have no meaning here.
-        tries: how many networks, which differ in their first weights; the one with the lowest loss is taken.
+        tries: how many networks `colocalization_net` makes, which differ in their first weights; the one with the lowest
+            loss is taken.
         alone: share of the steps in which likeness between windows counts nothing ...
         rise: ... and in which it then rises to the full loss, see `together`.
         shake: how far the windows are moved at random in the first step, see `shaken`.
+
+    Raises:
+        ValueError: a value is out of its range; the message names it.
     """
 
     recipe: Recipe
@@ -100,6 +104,11 @@ class Search:
     alone: float = 0.4
     rise: float = 0.3
     shake: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("steps", 1), ("tries", 1), ("alone", 0), ("rise", 0), ("shake", 0)):
+            if not getattr(self, name) >= lowest:
+                raise ValueError(f"Search: {name} must be {lowest} or more, got {getattr(self, name)!r}")
 
     @property
     def steps(self) -> int:
@@ -439,7 +448,7 @@ def find_common(
 
     Raises:
         ValueError: there are fewer than 2 images; the checkpoint is damaged or of another training.
-        FloatingPointError: a loss is not finite.
+        FloatingPointError: a loss is not finite; the message names the step.
         OSError: the checkpoint cannot be written.
     """
     if len(images) < 2:
@@ -453,7 +462,13 @@ def find_common(
     torch.manual_seed(seed)
     step, saved = 0, -math.inf
     if checkpoint is not None:
-        run = {"search": asdict(search), "seed": seed, "images": zlib.crc32(images.cpu().numpy()), "device": device.type}
+        run = {
+            "search": asdict(search),
+            "seed": seed,
+            "images": zlib.crc32(images.cpu().contiguous().numpy()),
+            "code": [zlib.crc32(value.cpu().contiguous().numpy()) for value in code.state_dict().values()],
+            "device": device.type,
+        }
         state = Checkpoint(checkpoint, run, net, optimizer, {"losses": losses, "clock": clock}, device)
         step = state.restore()
         started -= float(clock[step - 1]) if step else 0.0
@@ -463,6 +478,9 @@ def find_common(
             # A larger window meets something with less trouble: until the whole loss counts, none may grow.
             glimpse.theta.register_hook(partial(torch.mul, torch.tensor([together == 1, True, True], device=device)))
             loss = _losses(glimpse, code, images, CROPS, together)
+            if not loss.isfinite().all():
+                way_out = f"try a smaller lr than {recipe.lr}, look for NaN in the images"
+                raise FloatingPointError(f"a loss is not finite in step {step} of {steps}; {way_out}")
             optimizer.zero_grad()
             loss.sum().backward()
             for one in net.localization.each:  # the tries have nothing to do with each other
@@ -477,8 +495,6 @@ def find_common(
             if checkpoint is not None and (now - saved >= save_every or step == steps):
                 state.save(step)
                 saved = now
-    if not losses.isfinite().all():
-        raise FloatingPointError(f"a loss is not finite; try a smaller lr than {recipe.lr}, look for NaN in the images")
     net.eval()
     return History(losses.cpu(), clock)
 

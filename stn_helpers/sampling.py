@@ -63,7 +63,7 @@ def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tens
         padding: "zeros", "border" or "reflection".
 
     Returns:
-        B×C×H'×W'. Gradients flow to ``image`` (equation 6) and to ``grid`` (equation 7).
+        B×C×H'×W'; NaN where the grid is. Gradients flow to ``image`` (equation 6) and to ``grid`` (equation 7).
 
     Raises:
         ValueError: a shape, dtype or padding that does not fit.
@@ -184,8 +184,9 @@ def _neighbours(grid: Tensor, size: tuple[int, int], padding: str) -> tuple[Tens
     sign_y = torch.stack([-dy, -dy, dy, dy], dim=1)
 
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    # Clamped before the cast, so that a point far outside cannot overflow; its weight is 0 anyway.
-    index = rows.clamp(0, height - 1).long() * width + columns.clamp(0, width - 1).long()
+    # A number, and inside, before the cast: so neither NaN nor a point far outside overflows. Their weights are NaN and 0.
+    rows, columns = (place.nan_to_num().clamp(0, n - 1).long() for place, n in ((rows, height), (columns, width)))
+    index = rows * width + columns
     return index, across * down * inside, sign_x * down * inside, across * sign_y * inside
 
 

@@ -157,7 +157,7 @@ def trilinear_sample(volume: Tensor, grid: Tensor) -> Tensor:
         grid: B×D'×H'×W'×3, same dtype; (x, y, z) in [-1, 1], ``align_corners=False``.
 
     Returns:
-        B×C×D'×H'×W'. Gradients flow to ``volume`` and to ``grid``, by autograd.
+        B×C×D'×H'×W'; NaN where the grid is. Gradients flow to ``volume`` and to ``grid``, by autograd.
 
     Raises:
         ValueError: a shape or dtype that does not fit.
@@ -177,8 +177,8 @@ def trilinear_sample(volume: Tensor, grid: Tensor) -> Tensor:
         neighbour = first + farther
         weight = torch.where(farther == 1, share, 1 - share).unbind(-1)
         inside = ((neighbour >= 0) & (neighbour < sides)).all(-1)
-        # Clamped before the cast, so that a point far outside cannot overflow; its weight is 0 anyway.
-        index = (neighbour.clamp(min=0).minimum(sides - 1).long() * strides).sum(-1)
+        # A number, and inside, before the cast: so neither NaN nor a point far outside overflows. Their weights are NaN and 0.
+        index = (neighbour.nan_to_num().clamp(min=0).minimum(sides - 1).long() * strides).sum(-1)
         values = voxels.gather(2, index[:, None].expand(-1, channels, -1))
         output = output + values * (weight[0] * weight[1] * weight[2] * inside)[:, None]
     return output.view(len(volume), channels, *grid.shape[1:4])

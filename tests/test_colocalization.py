@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 from stn_helpers import colocalization
 from stn_helpers.colocalization import (
     CANVAS,
+    CODE_JITTER,
     LARGEST,
     MISSED,
     SMALLEST,
@@ -30,6 +31,7 @@ from stn_helpers.colocalization import (
     window_boxes,
 )
 from stn_helpers.data import Digits
+from stn_helpers.distortions import jitter
 from stn_helpers.networks import tutorial_classifier
 from stn_helpers.sampling import sample
 from stn_helpers.spatial_transformer import ParallelSpatialTransformer
@@ -403,8 +405,35 @@ def test_a_killed_training_goes_on_and_ends_as_one_that_was_left_alone(tmp_path)
     assert torch.equal(history.losses, expected.losses) and history.losses.isfinite().all()
     assert (history.clock.diff() > 0).all()
     assert all(torch.equal(one, other) for one, other in zip(net.parameters(), alone.parameters(), strict=True))
+    where = {"checkpoint": tmp_path / "one", "device": "cpu", "progress": False}
     with pytest.raises(ValueError, match="of another training, with other seed"):
-        find_common(net, Blocks(), images, search, seed=4, checkpoint=tmp_path / "one", device="cpu", progress=False)
+        find_common(net, Blocks(), images, search, seed=4, **where)
+    torch.manual_seed(0)
+    another = nn.Sequential(nn.Flatten(), nn.Linear(784, 8))
+    with pytest.raises(ValueError, match="of another training, with other code"):
+        find_common(net, another, images.mT.contiguous().mT, search, seed=3, **where)  # the same, in other order
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_step():
+    class Broken(Blocks):
+        calls = 0
+
+        def forward(self, image):
+            self.calls += 1
+            return super().forward(image) * (float("nan") if self.calls > 4 else 1)  # two a step
+
+    images, _ = rings(4)
+    net = colocalization_net(images, "blind", seed=0)
+    with pytest.raises(FloatingPointError, match="a loss is not finite in step 2 of 5; try a smaller lr than 0.01"):
+        find_common(net, Broken(), images, Search(Recipe(epochs=5, lr=0.01)), seed=0, device="cpu", progress=False)
+
+
+@pytest.mark.parametrize("name, value", [("tries", 0), ("alone", -0.1), ("rise", float("nan")), ("shake", -1.0)])
+def test_a_search_names_the_value_that_is_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"Search: {name} must be [01] or more, got"):
+        Search(Recipe(), **{name: value})
+    with pytest.raises(ValueError, match="Search: steps must be 1 or more, got 0"):
+        Search(Recipe(epochs=0.3))
 
 
 def test_while_likeness_counts_nothing_no_window_changes_its_size():
@@ -444,10 +473,11 @@ def test_a_miss_is_a_digit_moved_so_far_that_its_window_is_wrong():
 
 def test_the_code_is_taught_a_miss_of_every_digit_as_an_eleventh_class(monkeypatch):
     taught = []
-    monkeypatch.setattr(colocalization, "fit", lambda net, train, *_, **options: taught.append((net, train)))
+    monkeypatch.setattr(colocalization, "fit", lambda net, train, *_, **options: taught.append((net, train, options)))
     digits = shades(each=3)
     code_digits(digits, seed=0, device="cpu", progress=False)
-    ((net, train),) = taught
+    ((net, train, options),) = taught
+    assert options["augment"].func is jitter and options["augment"].keywords == {"strength": CODE_JITTER}
     assert torch.equal(train.images[:30], digits.images) and torch.equal(train.labels[:30], digits.labels)
     assert train.images.shape == (60, 1, 28, 28) and (train.labels[30:] == 10).all()
     assert net(train.images[:2]).shape == (2, 11)

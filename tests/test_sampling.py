@@ -63,6 +63,14 @@ def test_points_far_outside_read_the_padding(padding, far):
     torch.testing.assert_close(bilinear_sample(image, grid, padding), expected)
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_where_the_grid_is_nan_so_is_the_output_and_nothing_else(padding):
+    image, grid = draw((1, 2, 4, 4), 0, torch.float32), draw((1, 3, 3, 2), 1, torch.float32)
+    expected = bilinear_sample(image, grid, padding)
+    grid[0, 1, 2, 0], expected[..., 1, 2] = float("nan"), float("nan")
+    torch.testing.assert_close(bilinear_sample(image, grid, padding), expected, equal_nan=True)
+
+
 def test_pixel_centers_return_the_pixels():
     image = draw((1, 1, 4, 6), 3, torch.float64)
     identity = F.affine_grid(torch.eye(2, 3, dtype=torch.float64)[None], [1, 1, 4, 6], align_corners=False)

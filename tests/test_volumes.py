@@ -129,6 +129,13 @@ def test_far_outside_there_are_zeros(far):
     assert (trilinear_sample(torch.ones(1, 1, 3, 3, 3), grid) == 0).all()
 
 
+def test_where_the_grid_is_nan_so_is_the_output_and_nothing_else():
+    volume, grid = draw((1, 2, 4, 4, 4), 0), draw((1, 2, 3, 3, 3), 1)
+    expected = trilinear_sample(volume, grid)
+    grid[0, 1, 1, 2, 0], expected[..., 1, 1, 2] = float("nan"), float("nan")
+    torch.testing.assert_close(trilinear_sample(volume, grid), expected, equal_nan=True)
+
+
 def test_voxel_centers_return_the_voxels():
     volume = draw((2, 3, 4, 5, 6), 3)
     grid = Affine3D().grid(Affine3D().identity().double().repeat(2, 1), (4, 5, 6))

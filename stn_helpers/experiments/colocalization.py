@@ -62,7 +62,6 @@ def measure(job: Job, device: str) -> dict:
     code = code_digits(digits.train, job.seed, device)
     scenes = digit_scenes(digits.test, int(digit), job.data, seed=100 * job.seed + int(digit))
     net = colocalization_net(scenes.images, model, job.seed).to(device).eval()
-    before = found(net, scenes, 0)
     history = find_common(
         net,
         code,
@@ -82,7 +81,6 @@ def measure(job: Job, device: str) -> dict:
         "right": right[best],
         "overlap": float(overlaps[best].mean()),
         "scale": float(theta[:, 0].mean()),
-        "right before training": 100 * float((before > RIGHT).double().mean()),
         "best try": best,
         "right of each try": right,
         "loss of each try": [round(loss, 4) for loss in judged.tolist()],
