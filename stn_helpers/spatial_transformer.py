@@ -81,7 +81,7 @@ class ParallelSpatialTransformer(SpatialTransformer):
     """Warps every image of a batch N times at once, by N θs that one localization network works out from it.
 
     One window for each object or part, where a single warp would serve none of them well (Jaderberg et al. 2015,
-    section 3.3; two digits to be added in appendix A.1, the parts of a bird in section 4.3). The windows start alike
+    section 3.4; two digits to be added in appendix A.1, the parts of a bird in section 4.3). The windows start alike
     or at places of their own, see `parallel_head`; which of them watches what, training decides.
 
     A `SpatialTransformer` in all else: one family, one size and one padding for all N.

@@ -107,7 +107,7 @@ def table() -> str:
             rows.append((model, f"{len(ours)}", spread(ours), f"{published}", f"{mean(ours) - published:+.2f}"))
     if len(rows) == 1:
         return "addition: nothing measured yet"
-    title = "addition of two distorted digits; test error in percent (published: that of the best family)"
+    title = "addition of two distorted digits; test error in percent (published: the paper's best family)"
     return f"{title}\n{columns(rows)}"
 
 
