@@ -1,12 +1,13 @@
 """The book's figures: rows of digits, sampling grids drawn over the input, accuracy curves.
 
-Every function takes tensors as the chapters have them and returns a matplotlib Figure. Images are drawn in the package's
+The ``show_…`` functions return a matplotlib Figure, the ``draw_…`` functions draw into given axes. Images are drawn in the package's
 own coordinates, x and y in [-1, 1] with y down, so a sampling grid can be drawn over the image without conversion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 __all__ = ["COLORS", "draw_grid", "draw_image", "show_curves", "show_images", "show_maps", "use_style"]
 
-# Okabe and Ito's palette: eight colours that readers with any form of colour blindness can tell apart.
+# Of Okabe and Ito's palette seven of the eight colours, which readers with any form of colour blindness can tell apart.
 COLORS = {
     "blue": "#0072B2",
     "orange": "#E69F00",
@@ -128,7 +129,7 @@ def show_curves(
         log_x: draw x on a logarithmic axis.
     """
     figure, ax = plt.subplots(figsize=(7.0, 3.6))
-    for marker, (name, (x, y)) in zip("osD^vPX", curves.items(), strict=False):
+    for marker, (name, (x, y)) in zip(cycle("osD^vPX"), curves.items(), strict=False):
         ax.plot(x, y, marker=marker, markersize=5, markevery=max(1, len(x) // 20), label=name)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if log_x:

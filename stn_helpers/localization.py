@@ -181,7 +181,8 @@ class PeakLocalization(nn.Module):
             raise ValueError(f"count: wanted 1 to {room} peaks in images of {size} pixels, got {count}")
         theta, score, rest = [], [], heat
         for _ in range(count):
-            top = rest >= rest.amax(dim=(2, 3), keepdim=True)
+            highest = rest.flatten(1).argmax(1, keepdim=True)  # of several that are the same, one
+            top = torch.zeros_like(rest, dtype=torch.bool).flatten(1).scatter(1, highest, True).view_as(rest)
             around = heat if self.reach is None else heat.masked_fill(~_widen(top, self.reach), -torch.inf)
             share = around.flatten(1).softmax(1)
             attended = torch.einsum("bcn,bn->bc", features.flatten(2), share)

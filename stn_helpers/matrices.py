@@ -72,20 +72,22 @@ def affine_theta(
         aspect: width/height of the image (input and output alike), above 0.
 
     Returns:
-        B×6, of the tensors' dtype; 1×6 float32 where all are numbers. ``affine_theta(**parts._asdict())``
-        undoes `decompose_affine`.
+        B×6, of the tensors' dtype (of several, the widest); 1×6 float32 where all are numbers.
+        ``affine_theta(**parts._asdict())`` undoes `decompose_affine`.
 
     Raises:
-        ValueError: a part has another shape, is not floating or not finite; ``aspect`` is not above 0.
+        ValueError: a part has another shape, is not floating or not finite; parts of several B that are not 1;
+            ``aspect`` is not above 0.
     """
     _check_aspect(aspect)
     given = {"rotation": rotation, "scale_x": scale_x, "scale_y": scale_y, "shear": shear, "tx": tx, "ty": ty}
     like = next((part for part in given.values() if isinstance(part, Tensor)), torch.zeros(1))
     parts = []
     for name, part in given.items():
-        part = torch.as_tensor(part, dtype=like.dtype, device=like.device)
+        part = part if isinstance(part, Tensor) else torch.as_tensor(part, dtype=like.dtype, device=like.device)
         parts.append(part if part.dim() else part[None])
         check_batch(name, parts[-1])
+    _check_one_batch(dict(zip(given, parts, strict=True)))
     rotation, scale_x, scale_y, shear, tx, ty = torch.broadcast_tensors(*parts)
     cos, sin = rotation.cos(), rotation.sin()
     row_x = [cos * scale_x, (cos * shear - sin) * scale_y / aspect, tx]
@@ -130,8 +132,9 @@ def compose_affine(first: Tensor, second: Tensor) -> Tensor:
         B×6.
 
     Raises:
-        ValueError: a θ has another shape, is not floating or not finite.
+        ValueError: a θ has another shape, is not floating or not finite; two B that are not 1.
     """
+    _check_one_batch({"first": first, "second": second})
     product = Affine().matrix(second) @ Affine().matrix(first)
     return product[:, :2].flatten(1)
 
@@ -159,7 +162,7 @@ def corners_to_theta(corners: Tensor) -> Tensor:
     With the corners in homogeneous coordinates p_i = (x, y, 1), the map sends target corner i to w_i p_i,
     where w_i is the determinant of the other three (twice the area of their triangle). The columns of the
     matrix are then (−w₁p₁ + w₂p₂ + w₃p₃ − w₄p₄)/4, (−w₁p₁ − w₂p₂ + w₃p₃ + w₄p₄)/4 and (w₁p₁ + w₂p₂ + w₃p₃ +
-    w₄p₄)/4, all divided by the last entry, (w₁ + w₂ + w₃ + w₄)/4: twice the area of the quadrilateral.
+    w₄p₄)/4, all divided by the last entry, (w₁ + w₂ + w₃ + w₄)/4: the area of the quadrilateral.
 
     In a convex quadrilateral all w_i have one sign. Where one corner lies inside the triangle of the others,
     or two sides cross, the horizon runs through the output, and `projective_grid` reads outside the image
@@ -247,7 +250,7 @@ def theta_from_pixels(
     if rows == 2:
         return matrix[:, :2].flatten(1)
     last = matrix[:, 2:, 2:]
-    fits = last.flatten().abs() > _tiny(matrix)
+    fits = last.flatten().abs() > _tiny(matrix) * matrix.abs().amax((1, 2))
     _check_all("matrix", fits, "the horizon runs through the centre of the output")
     return (matrix / last).flatten(1)[:, :8]
 
@@ -300,6 +303,12 @@ def _inverts(direction: str) -> bool:
 def _check_aspect(aspect: float) -> None:
     if not 0 < aspect < float("inf"):
         raise ValueError(f"aspect: wanted width/height of the image, a number above 0, got {aspect}")
+
+
+def _check_one_batch(values: dict[str, Tensor]) -> None:
+    if len({len(value) for value in values.values()} - {1}) > 1:
+        sizes = ", ".join(f"{len(value)} ({name})" for name, value in values.items())
+        raise ValueError(f"wanted batches of one size, or of 1, got {sizes}")
 
 
 def _check_invertible(name: str, matrix: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ def sample(image: Tensor, grid: Tensor, mode: str = "bilinear", padding: str = "
     Args:
         image: B×C×H×W, floating.
         grid: B×H'×W'×2, same dtype; (x, y) in [-1, 1], ``align_corners=False``. H'×W' is the size of the output.
-        mode: "bilinear", "nearest" (the paper's integer kernel; no gradient reaches the grid) or "bicubic"
-            (16 neighbours, smoother; may leave the range of the pixels).
+        mode: "bilinear", "nearest" (the paper's integer kernel, but halfway between two pixels torch takes the even one,
+            the paper the farther; no gradient reaches the grid) or "bicubic" (16 neighbours, smoother; may leave the
+            range of the pixels).
         padding: what lies outside the image: "zeros" (black), "border" (the nearest edge pixel) or
             "reflection" (the image mirrored at its outer edges, again and again).
 
@@ -55,7 +56,7 @@ def bilinear_sample(image: Tensor, grid: Tensor, padding: str = "zeros") -> Tens
 
     ``V = Σₙ Σₘ U[n, m] max(0, 1 − |x − m|) max(0, 1 − |y − n|)``, x and y in pixels (equation 5). Of all H·W terms only
     the four neighbours of (x, y) are not zero. Where x falls exactly on a pixel centre the sum has a kink; there we take,
-    as torch does, the derivative to the right: U[m + 1] − U[m].
+    as torch does, the derivative to the right: U[m + 1] − U[m]; with "border" and "reflection", 0 on the outermost centres.
 
     Args:
         image: B×C×H×W, floating.
@@ -125,7 +126,7 @@ def bilinear_kernel(distance: Tensor) -> Tensor:
 
 
 def bicubic_kernel(distance: Tensor) -> Tensor:
-    """Cubic pieces over four pixels, smooth where they meet (Keys 1981), with his a = -0.75 as in torch.
+    """Cubic pieces over four pixels, smooth where they meet (Keys 1981), with a = -0.75 as in torch (Keys takes -0.5).
 
     Args:
         distance: x − m in pixels, any shape, floating.

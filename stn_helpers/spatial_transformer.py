@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,12 +55,17 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         if padding not in PADDINGS:
             raise ValueError(f"padding: wanted one of {', '.join(PADDINGS)}, got {padding!r}")
-        if out_size is not None and (len(out_size) != 2 or min(out_size) < 1):
-            raise ValueError(f"out_size: wanted (H, W), both at least 1, got {out_size}")
+        if out_size is not None and not _is_size(out_size):
+            raise ValueError(f"out_size: wanted (H, W), two whole numbers of at least 1, got {out_size}")
         self.localization = localization
         self.transform = transform
         self.out_size = out_size
         self.padding = padding
+
+    def _locate(self, image: Tensor) -> Tensor:
+        if image.dim() != 4 or not image.is_floating_point():
+            raise ValueError(f"image: wanted B×C×H×W, floating, got {image.dtype} of shape {tuple(image.shape)}")
+        return _precise(self.localization(image))
 
     def glimpse(self, image: Tensor) -> Glimpse:
         """Warp ``image`` (B×C×H×W, floating) and hand back θ and the grid beside the output.
@@ -67,7 +73,7 @@ class SpatialTransformer(nn.Module):
         Raises:
             ValueError: ``image`` is not B×C×H×W floating, or the localization network's θ does not fit the transform.
         """
-        theta = _precise(self.localization(image))
+        theta = self._locate(image)
         with torch.autocast(image.device.type, enabled=False):
             grid = self.transform.grid(theta, self.out_size or tuple(image.shape[-2:]))
             return Glimpse(theta, grid, sample(_precise(image), grid, padding=self.padding).to(image.dtype))
@@ -119,7 +125,7 @@ class ParallelSpatialTransformer(SpatialTransformer):
         Raises:
             ValueError: ``image`` is not B×C×H×W floating, or the localization network's θ does not fit N transforms.
         """
-        theta = _precise(self.localization(image))
+        theta = self._locate(image)
         wanted = (self.count, self.transform.num_params)
         if theta.shape[1:] not in (wanted, (wanted[0] * wanted[1],)):
             shapes = f"B×{wanted[0] * wanted[1]} or B×{wanted[0]}×{wanted[1]}"
@@ -134,6 +140,10 @@ class ParallelSpatialTransformer(SpatialTransformer):
     def forward(self, image: Tensor) -> Tensor:
         """B×C×H×W → B×N×C×H'×W': every image, warped N times."""
         return self.glimpse(image).output
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
 
 
 def _precise(values: Tensor) -> Tensor:

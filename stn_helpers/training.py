@@ -17,7 +17,7 @@ from stn_helpers.checkpoint import Checkpoint, random_state, set_random_state
 from stn_helpers.data import Digits
 from stn_helpers.spatial_transformer import SpatialTransformer
 
-__all__ = ["History", "Recipe", "choose_device", "evaluate", "fit", "predict"]
+__all__ = ["SEEDS", "History", "Recipe", "choose_device", "evaluate", "fit", "predict"]
 
 SEEDS = 2**32
 """A seed of a training is below this."""

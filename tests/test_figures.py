@@ -5,7 +5,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from stn_helpers.figures import show_images, show_maps
+from stn_helpers.figures import show_curves, show_images, show_maps
 
 matplotlib.use("Agg")
 
@@ -40,6 +40,13 @@ def test_numbers_can_be_read_on_every_colour():
     for number, text in enumerate(figure.axes[0].texts):
         levels = sorted((luminance(image.cmap(image.norm(number))), luminance(matplotlib.colors.to_rgb(text.get_color()))))
         assert (levels[1] + 0.05) / (levels[0] + 0.05) >= 4.5, number
+
+
+def test_every_curve_is_drawn_and_named():
+    curves = {f"curve {k}": ([1, 2], [k, k + 0.5]) for k in range(9)}
+    figure = show_curves(curves, "x", "y")
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [y for _, y in curves.values()]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(curves)
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.45])

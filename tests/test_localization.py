@@ -241,6 +241,14 @@ def test_as_many_peaks_as_there_is_room_for_are_always_found():
     assert cells == pytest.approx(4 * places)
 
 
+def test_two_places_of_the_same_heat_are_two_peaks():
+    heat = torch.zeros(1, 1, 32, 32, dtype=torch.float64)
+    heat[0, 0, 5, 5] = heat[0, 0, 20, 20] = 50.0
+    theta, score = search(heat, reach=1).candidates(torch.zeros(1, 1, 128, 128), 2)
+    cells = sorted((((1 + theta[0, :, 1:]) * 32 - 1) / 2).tolist())
+    assert cells == [pytest.approx([5, 5]), pytest.approx([20, 20])] and score[0, 0] == score[0, 1]
+
+
 def test_the_authors_net_has_2048_features_and_starts_on_a_fifth_of_the_field():
     net = atn_localization()
     convolutions, layers = net[: -3 - 1], [layer for layer in net if isinstance(layer, nn.Linear)]

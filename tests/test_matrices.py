@@ -142,7 +142,7 @@ def smooth_image(height, width, channels=1):
     return (wave * fade).astype("f4")
 
 
-# OpenCV rounds the place it reads to 1/32 px in each direction, so up to 1/64 px off, times the steepest
+# OpenCV 4 rounds the place it reads to 1/32 px in each direction, so up to 1/64 px off, times the steepest
 # slope (below 0.4 a pixel in each direction), is what the two may differ by.
 OPENCV_TOLERANCE = 2 * 0.4 / 64
 
@@ -258,6 +258,27 @@ def test_bad_arguments_are_named():
             affine_theta(aspect=aspect)
     with pytest.raises(ValueError, match="rotation: .*NaN"):
         affine_theta(rotation=float("nan"))
+    with pytest.raises(ValueError, match="tx: wanted a floating dtype, got torch.int64"):
+        affine_theta(rotation=torch.zeros(2), tx=torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match=r"batches of one size, or of 1, got 2 \(rotation\), 1 \(scale_x\).*3 \(tx\)"):
+        affine_theta(rotation=torch.zeros(2), tx=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"batches of one size, or of 1, got 2 \(first\), 3 \(second\)"):
+        compose_affine(torch.eye(2, 3).reshape(1, 6).repeat(2, 1), torch.eye(2, 3).reshape(1, 6).repeat(3, 1))
+
+
+def test_theta_has_the_widest_dtype_of_its_parts():
+    theta = affine_theta(rotation=torch.zeros(2), tx=torch.full((1,), 0.1, dtype=torch.float64), ty=0.5)
+    assert theta.dtype == torch.float64 and theta[:, 2].tolist() == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("factor", [1e-7, 1e3, -1e6])
+def test_a_homography_in_pixels_counts_up_to_a_factor(factor):
+    sizes = {"in_size": (30, 44), "out_size": (36, 25), "direction": "target_to_source"}
+    sound = torch.tensor([[[1.1, 0.2, 3.0], [-0.1, 0.9, 2.0], [0.001, 0.002, 1.0]]])
+    torch.testing.assert_close(theta_from_pixels(factor * sound, **sizes), theta_from_pixels(sound, **sizes))
+    centre = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [1, 0, -12]]])  # w = 0 in the middle of 25 columns
+    with pytest.raises(ValueError, match="matrix: the horizon runs through the centre of the output"):
+        theta_from_pixels(factor * centre, **sizes)
     centre = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [1, 0, -1.5]]])  # pixel 1.5 of 4 is the centre
     with pytest.raises(ValueError, match="matrix: the horizon runs through the centre"):
         theta_from_pixels(centre, (4, 4), (4, 4), direction="target_to_source")

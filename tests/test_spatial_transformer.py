@@ -58,8 +58,12 @@ def test_gradients_reach_the_localization_network():
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="padding: wanted"):
         SpatialTransformer(says([1.0, 0, 0]), Attention(), padding="reflect")
-    with pytest.raises(ValueError, match="out_size: wanted"):
-        SpatialTransformer(says([1.0, 0, 0]), Attention(), out_size=(0, 4))
+    for size in ((0, 4), 28, (14.0, 14.0), (3, 4, 5)):
+        with pytest.raises(ValueError, match="out_size: wanted"):
+            SpatialTransformer(says([1.0, 0, 0]), Attention(), out_size=size)
+    for image in (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8)):
+        with pytest.raises(ValueError, match="image: wanted B×C×H×W, floating, got torch"):
+            SpatialTransformer(says([1.0, 0, 0]), Attention())(image)
     with pytest.raises(ValueError, match="theta: wanted shape B×6"):
         SpatialTransformer(says([1.0, 0, 0]), Affine())(torch.rand(1, 1, 4, 4))
     with pytest.raises(ValueError, match="std: wanted"):
