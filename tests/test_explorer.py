@@ -12,6 +12,7 @@ from explorer_pages import digits
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import RBFInterpolator
+from traitlets import TraitError
 
 from stn_helpers.explorer import FAMILIES, HERE, ThetaExplorer
 from stn_helpers.explorer.presets import PRESETS, PUZZLES
@@ -76,6 +77,8 @@ def test_a_new_family_starts_at_its_identity_and_ends_the_puzzle():
         ({"padding": "reflect"}, "padding: wanted one of zeros, border, got 'reflect'"),
         ({"mode": "cubic"}, "mode: wanted one of bilinear, nearest, got 'cubic'"),
         ({"index": 3}, r"index: wanted 0 to 2 for 3 image\(s\), got 3"),
+        ({"out_size": (float("inf"), 3)}, "out_size: wanted"),
+        ({"hidden": 5}, "hidden: wanted 6 numbers"),
     ],
 )
 def test_bad_input_is_named(arguments, message):
@@ -85,6 +88,18 @@ def test_bad_input_is_named(arguments, message):
         explorer = ThetaExplorer(IMAGE)
         with pytest.raises(ValueError, match=message):
             setattr(explorer, *arguments.popitem())
+
+
+@pytest.mark.parametrize("name, value", [("index", "a"), ("index", 0.5), ("family", ["affine"]), ("mode", 3)])
+def test_values_of_another_type_are_named(name, value):
+    with pytest.raises(ValueError, match=f"{name}: wanted"):
+        ThetaExplorer(IMAGE, **{name: value})
+    with pytest.raises(TraitError, match=name):
+        setattr(ThetaExplorer(IMAGE), name, value)
+
+
+def test_a_picture_in_half_precision():
+    assert ThetaExplorer(IMAGE.bfloat16()).pixels == ThetaExplorer(IMAGE.bfloat16().float()).pixels
 
 
 def test_static_html_only_while_a_book_is_built(monkeypatch):

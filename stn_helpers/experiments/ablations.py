@@ -108,7 +108,8 @@ VARIANTS = {
     "atn": Variant(atn, looks=None),
     "author": Variant(atn, looks=None, mean=0.0, std=1.0, sgd=True),
 }
-"""Name → variant; each differs from "ours" in what its name says."""
+"""Name → variant; each differs from "ours" in what its name says. "one_look" and "no_saliency_one_look" also
+take the soft-argmax of the whole map (``reach=None``)."""
 
 
 def build(variant: Variant, seed: int) -> nn.Module:
@@ -149,7 +150,7 @@ def sgd_epoch(
         watch: called with (steps done, net) before the first step and after every `WATCH_EVERY` steps.
 
     Returns:
-        The loss and the training time of every step.
+        The loss of every step, and the time, that of ``watch`` included.
     """
     optimizer = torch.optim.SGD(net.to(device).parameters(), lr=0.01)
     torch.manual_seed(seed)

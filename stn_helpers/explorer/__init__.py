@@ -66,6 +66,7 @@ class ThetaExplorer(anywidget.AnyWidget):
 
     Raises:
         ValueError: an argument, or later a value assigned to a trait, that does not fit; the message names it.
+        traitlets.TraitError: a value of another type is assigned to ``family``, ``index``, ``padding`` or ``mode``.
     """
 
     _esm = HERE / "explorer.js"
@@ -120,7 +121,8 @@ class ThetaExplorer(anywidget.AnyWidget):
     @traitlets.validate("hidden")
     def _valid_hidden(self, proposal: dict) -> list[float]:
         value = proposal["value"]
-        return [] if value is None or len(value) == 0 else _check_theta("hidden", value, self.family)
+        none = value is None or (isinstance(value, Sequence) and not value)
+        return [] if none else _check_theta("hidden", value, self.family)
 
     @traitlets.validate("index")
     def _valid_index(self, proposal: dict) -> int:
@@ -187,7 +189,9 @@ def _check_image(image: Tensor | np.ndarray) -> np.ndarray:
     """N×H×W float64 in [0, 1]."""
     if not isinstance(image, Tensor | np.ndarray):
         raise ValueError(f"image: wanted a tensor or an array, H×W or B×1×H×W, got {type(image).__name__}")
-    values = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    values = image
+    if isinstance(image, Tensor):
+        values = (image.double() if image.is_floating_point() else image).detach().cpu().numpy()
     shape = tuple(values.shape)
     if values.ndim == 2:
         values = values[None, None]
@@ -201,7 +205,7 @@ def _check_image(image: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: wanted one of {', '.join(choices)}, got {value!r}")
     return value
 
@@ -222,7 +226,7 @@ def _check_theta(name: str, theta: Sequence[float] | Tensor, family: str) -> lis
 def _check_size(size: tuple[int, int]) -> list[int]:
     try:
         height, width = (int(side) for side in size if int(side) == side)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise ValueError(f"out_size: wanted (H, W) in pixels, got {size!r}") from None
     if min(height, width) < 1:
         raise ValueError(f"out_size: wanted (H, W), both at least 1, got {size!r}")
@@ -230,6 +234,6 @@ def _check_size(size: tuple[int, int]) -> list[int]:
 
 
 def _check_index(index: int, count: int) -> int:
-    if not 0 <= index < count:
-        raise ValueError(f"index: wanted 0 to {count - 1} for {count} image(s), got {index}")
-    return int(index)
+    if not isinstance(index, int) or not 0 <= index < count:
+        raise ValueError(f"index: wanted 0 to {count - 1} for {count} image(s), got {index!r}")
+    return index
