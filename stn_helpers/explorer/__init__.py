@@ -65,8 +65,8 @@ class ThetaExplorer(anywidget.AnyWidget):
         index: which of several pictures to show, from 0.
 
     Raises:
-        ValueError: an argument, or later a value assigned to a trait, that does not fit; the message names it.
-        traitlets.TraitError: a value of another type is assigned to ``family``, ``index``, ``padding`` or ``mode``.
+        ValueError: an argument, or later a value assigned to a trait, that does not fit; the message names it. (A value of
+            another type, assigned later to a trait of a fixed one, is refused by traitlets with its own TraitError.)
     """
 
     _esm = HERE / "explorer.js"
