@@ -100,9 +100,9 @@ class PeakLocalization(nn.Module):
     heat map. A soft-argmax around its highest peak is the translation of θ; the features there, averaged with the
     same shares, give what else θ holds.
 
-    The heat map starts as saliency: to what the convolutions say, the brightness of the neighbourhood is added. In
-    evaluation the window so looks at the brightest blob before anything is learnt; in training, where batch norm makes
-    the convolutions as loud, near it more often than not. The first gradients come from what is to be found.
+    The heat map starts as saliency: to what the convolutions say, the brightness of the neighbourhood is added. So
+    the window looks at the brightest blob before anything is learnt (in training less surely, as batch norm makes the
+    untrained convolutions as loud), and the first gradients come from what is to be found.
 
     Args:
         transform: `Attention` or `Affine`.

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
-from stn_helpers.data import DigitData, Digits
+from stn_helpers.data import DataError, DigitData, Digits
 from stn_helpers.experiments import __main__ as command_line
 from stn_helpers.experiments import ablations, attention, jobs, runs
 from stn_helpers.experiments.attention import (
@@ -35,7 +35,7 @@ from stn_helpers.experiments.attention import (
     off_target,
     true_crop,
 )
-from stn_helpers.experiments.cluster import _unfit, on_cluster
+from stn_helpers.experiments.cluster import _ending, _unfit, on_cluster
 from stn_helpers.experiments.jobs import Experiment, Job, checkpoint_path, do_job, state, stored_seeds
 from stn_helpers.experiments.runs import KEEP_MEMORY, Event, in_processes, run_jobs
 from stn_helpers.experiments.tables import columns, spread
@@ -301,6 +301,14 @@ def test_a_cluster_of_which_a_worker_is_killed(cluster, monkeypatch, capfd):
 
     run_jobs([killed, alone], way)
     assert "2 jobs, 2 done" in capfd.readouterr().out
+
+
+def test_what_a_worker_says_of_missing_digits_is_said_without_a_traceback(capsys):
+    job = Job("tiny", "blind", "", 0, tiny_jobs.find_no_digits)
+    error = DataError("MNIST cannot be had: this is the way out")
+    task = SimpleNamespace(status="error", cancelled=lambda: False, exception=lambda: error, traceback=lambda: None)
+    assert _ending(job, task) == Event(job, "not done", "see its message above")
+    assert capsys.readouterr().err == "MNIST cannot be had: this is the way out\n"
 
 
 def test_workers_that_are_not_fit_are_named_before_anything_begins(cluster, monkeypatch, tmp_path):
